@@ -1,0 +1,289 @@
+"""The LSTM with scaled dot-product attention over the image grid: one step, the sequence, and both
+backward passes by hand. The gate lines are those of ``lstm.py``, repeated so that this file can be
+read alone.
+
+Shapes: N batch, T time steps, D word-vector size, H hidden size, G = grid_h * grid_w grid cells.
+Weights are (in, out); gate order i, f, o, g. At every step the hidden state asks the G cells of the
+image "who resembles me?"; the weighted mean of the cells is a third input of the gates. Inside a
+sequence the image is kept as (N, G, H), one row per grid cell, and the time axis comes first.
+
+Sources: attention: Vaswani et al., "Attention Is All You Need" (2017), equation 1, with one query;
+over image features: Xu et al., "Show, Attend and Tell" (2015), whose scores come from an MLP.
+"""
+
+import torch
+from torch import nn
+
+from .shapes import at_autocast_precision, check_tensors
+
+GRID = "N H grid_h grid_w"
+
+# ------------------------------------------------------------------------------------ attention
+
+
+def dot_product_attention(prev_h, A):
+    """Scaled dot-product attention of one query per image over its grid.
+
+    Args: prev_h (N, H), A (N, H, grid_h, grid_w), one floating dtype.
+    Returns: attn (N, H), the weighted mean of the cells, and attn_weights (N, grid_h, grid_w),
+        which sum to 1 over each image's grid.
+    Raises: TypeError or ValueError that names the argument which does not fit.
+    """
+    check_tensors(prev_h=(prev_h, "N H"), A=(A, GRID))
+    attn, weights = _attend(prev_h, _as_rows(A))
+    return attn, weights.view(len(A), *A.shape[2:])
+
+
+def dot_product_attention_backward(dattn, prev_h, A, attn_weights):
+    """Gradients of :func:`dot_product_attention` through its first result.
+
+    Args: dattn (N, H); prev_h (N, H), A (N, H, grid_h, grid_w), attn_weights (N, grid_h, grid_w).
+    Returns: dprev_h (N, H), dA (N, H, grid_h, grid_w).
+    Raises: TypeError or ValueError that names the argument which does not fit.
+    """
+    check_tensors(
+        prev_h=(prev_h, "N H"), A=(A, GRID), dattn=(dattn, "N H"), attn_weights=(attn_weights, "N grid_h grid_w")
+    )
+    weights = attn_weights.flatten(1)
+    dprev_h, dscores = _attend_backward(dattn, weights, _as_rows(A))
+    dcells = _cell_gradients(weights[None], dattn[None], dscores[None], prev_h[None])
+    return dprev_h, dcells.transpose(1, 2).reshape(A.shape)
+
+
+# ------------------------------------------------------------------------------------- one step
+
+
+def attention_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
+    """One time step, given what the attention returned.
+
+    Args: x (N, D), prev_h (N, H), prev_c (N, H), attn (N, H), Wx (D, 4H), Wh (H, 4H),
+        Wattn (H, 4H), b (4H,), all of one floating dtype.
+    Returns: next_h (N, H), next_c (N, H), and a cache for :func:`attention_step_backward`.
+    Raises: TypeError or ValueError that names the argument which does not fit.
+    """
+    check_tensors(
+        x=(x, "N D"), prev_h=(prev_h, "N H"), prev_c=(prev_c, "N H"), attn=(attn, "N H"),
+        Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), Wattn=(Wattn, "H 4H"), b=(b, "4H"),
+    )  # fmt: skip
+    s, W = torch.cat([prev_h, attn], dim=1), torch.cat([Wh, Wattn])  # (N, 2H), (2H, 4H)
+    next_h, next_c, gates = _advance(_project(x, Wx, b), s, prev_c, W)
+    return next_h, next_c, (x, s, gates, Wx, W)
+
+
+def attention_step_backward(dnext_h, dnext_c, cache):
+    """Gradients of one time step.
+
+    Args: dnext_h (N, H), dnext_c (N, H), the gradients of the loss with respect to the step's two
+        results; cache of the forward.
+    Returns: dx (N, D), dprev_h (N, H), dprev_c (N, H), dattn (N, H), dWx (D, 4H), dWh (H, 4H),
+        dWattn (H, 4H), db (4H,).
+    Raises: TypeError or ValueError if a gradient does not fit.
+    """
+    x, s, gates, Wx, W = cache
+    check_tensors(prev_h=(gates[1], "N H"), dnext_h=(dnext_h, "N H"), dnext_c=(dnext_c, "N H"))
+    da = x.new_empty(len(x), Wx.shape[1])
+    ds, dprev_c = _retreat(dnext_h, dnext_c, gates, W, out=da)
+    dx, dWx, dW, db = _input_and_weight_gradients(da, x, s, Wx)
+    (dprev_h, dattn), (dWh, dWattn) = ds.chunk(2, dim=1), dW.chunk(2)
+    return dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db
+
+
+# --------------------------------------------------------------------------------- the sequence
+
+
+def attention_forward(x, A, Wx, Wh, Wattn, b):
+    """The whole sequence; h_0 and c_0 are the mean of A over the grid.
+
+    Args: x (N, T, D), A (N, H, grid_h, grid_w), Wx (D, 4H), Wh (H, 4H), Wattn (H, 4H), b (4H,).
+    Returns: h (N, T, H), the hidden states h_1 ... h_T, and a cache for :func:`attention_backward`.
+    Raises: TypeError or ValueError that names the argument which does not fit.
+    """
+    check_tensors(
+        x=(x, "N T D"), A=(A, GRID), Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), Wattn=(Wattn, "H 4H"), b=(b, "4H")
+    )
+    cells, W = _as_rows(A), torch.cat([Wh, Wattn])  # (N, G, H), (2H, 4H)
+    x = x.transpose(0, 1)  # (T, N, D)
+    p = _project(x.flatten(0, 1), Wx, b).unflatten(0, x.shape[:2])  # (T, N, 4H), every step at once
+    # h_0 = c_0 = mean of the cells                                                       (ATT-1)
+    h = c = cells.mean(dim=1)  # (N, H)
+    states, attentions, steps, hs = [], [], [], []
+    for p_t in p.unbind():
+        attn, weights = _attend(h, cells)
+        s = torch.cat([h, attn], dim=1)  # (N, 2H): [h_{t-1}, attn_t] meets [Wh; Wattn] in one matmul
+        h, c, gates = _advance(p_t, s, c, W)
+        states.append(s), attentions.append(weights), steps.append(gates), hs.append(h)
+    h = torch.stack(hs)  # (T, N, H)
+    return h.transpose(0, 1), (x, A.shape, cells, states, attentions, steps, Wx, W)
+
+
+def attention_backward(dh, cache):
+    """Gradients of the whole sequence: backpropagation through time and through the attention.
+
+    Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache of the forward.
+    Returns: dx (N, T, D), dA (N, H, grid_h, grid_w), dWx (D, 4H), dWh (H, 4H), dWattn (H, 4H),
+        db (4H,).
+    Raises: TypeError or ValueError if dh does not fit.
+    """
+    x, A_shape, cells, states, attentions, steps, Wx, W = cache
+    (T, N, D), (_, G, H) = x.shape, cells.shape
+    check_tensors(x=(x, "T N D"), A=(cells, "N G H"), dh=(dh, "N T H"))
+    dh = dh.transpose(0, 1)
+    da = dh.new_empty(T, N, 4 * H)  # filled from the last step to the first, as the next two are
+    dattn, dscores = dh.new_empty(T, N, H), dh.new_empty(T, N, G)
+    dprev_h = dprev_c = dh.new_zeros(N, H)
+    for t in reversed(range(T)):
+        # h_t is used by the loss at time t and by step t + 1, so the two gradients add up
+        ds, dprev_c = _retreat(dh[t] + dprev_h, dprev_c, steps[t], W, out=da[t])
+        dattn[t] = ds[:, H:]
+        dquery, dscores[t] = _attend_backward(dattn[t], attentions[t], cells)
+        dprev_h = ds[:, :H] + dquery  # h_{t-1} is an input of the gates and the attention's query
+    s = torch.stack(states)  # (T, N, 2H)
+    dcells = _cell_gradients(torch.stack(attentions), dattn, dscores, s[:, :, :H])
+    # dcell_g = dcell_g + (dh_0 + dc_0) / G, through the mean of (ATT-1)                  (ATT-22)
+    dcells += ((dprev_h + dprev_c) / G).unsqueeze(1)  # (N, G, H)
+    rows = da.flatten(0, 1), x.flatten(0, 1), s.flatten(0, 1)  # T * N rows each
+    dx, dWx, dW, db = _input_and_weight_gradients(*rows, Wx)
+    dWh, dWattn = dW.chunk(2)
+    dA = dcells.transpose(1, 2).reshape(A_shape)
+    return dx.view(T, N, D).transpose(0, 1), dA, dWx, dWh, dWattn, db
+
+
+# -------------------------------------- the arithmetic, written once for the step and the sequence
+
+
+def _as_rows(A):
+    return A.flatten(2).transpose(1, 2).contiguous()  # (N, G, H), one row per grid cell
+
+
+def _attend(prev_h, cells):
+    H = prev_h.shape[1]
+    # score_g = h_{t-1} . cell_g / sqrt(H)                                                (ATT-2)
+    scores = (cells @ prev_h.unsqueeze(2)).squeeze(2) / H**0.5  # (N, G)
+    # w = softmax(score) over the grid                                                    (ATT-3)
+    weights = torch.softmax(scores, dim=1)  # (N, G)
+    # attn_t = sum over g of w_g cell_g                                                   (ATT-4)
+    attn = (weights.unsqueeze(1) @ cells).squeeze(1)  # (N, H)
+    return attn, weights
+
+
+def _attend_backward(dattn, weights, cells):
+    H = dattn.shape[1]
+    # dw_g = dattn_t . cell_g                                                            (ATT-17)
+    dweights = (cells @ dattn.unsqueeze(2)).squeeze(2)  # (N, G)
+    # dscore = w * (dw - sum over g of w_g dw_g), then the factor of (ATT-2)              (ATT-18)
+    dscores = weights * (dweights - (weights * dweights).sum(1, keepdim=True)) / H**0.5  # (N, G)
+    # dh_{t-1} = sum over g of dscore_g cell_g, beside what the gates send                (ATT-19)
+    dprev_h = (dscores.unsqueeze(1) @ cells).squeeze(1)  # (N, H)
+    return dprev_h, dscores
+
+
+def _cell_gradients(weights, dattn, dscores, prev_h):
+    # dcell_g = sum over t of w_g dattn_t, through (ATT-4), ...                            (ATT-20)
+    dcells = weights.permute(1, 2, 0) @ dattn.transpose(0, 1)  # (N, G, T) @ (N, T, H) -> (N, G, H)
+    # ... and of dscore_g h_{t-1}, through (ATT-2)                                        (ATT-21)
+    return dcells.baddbmm_(dscores.permute(1, 2, 0), prev_h.transpose(0, 1))  # (N, G, H)
+
+
+def _project(x, Wx, b):
+    # p_t = x_t Wx + b                                                                    (ATT-5)
+    return torch.addmm(b, x, Wx)  # (rows, 4H)
+
+
+def _advance(p, s, prev_c, W):
+    H = prev_c.shape[1]
+    # a_t = p_t + h_{t-1} Wh + attn_t Wattn                                               (ATT-6)
+    a = torch.addmm(p, s, W)  # (N, 4H)
+    # i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)                                  (ATT-7)
+    ifo = torch.sigmoid(a[:, : 3 * H])  # (N, 3H)
+    i, f, o = ifo.chunk(3, dim=1)  # (N, H) each
+    # g = tanh(a_g)                                                                       (ATT-8)
+    g = torch.tanh(a[:, 3 * H :])  # (N, H)
+    # c_t = f * c_{t-1} + i * g                                                           (ATT-9)
+    next_c = torch.addcmul(f * prev_c, i, g)  # (N, H)
+    # h_t = o * tanh(c_t)                                                                (ATT-10)
+    tanh_c = torch.tanh(next_c)  # (N, H)
+    next_h = o * tanh_c  # (N, H)
+    return next_h, next_c, (ifo, g, prev_c, tanh_c)
+
+
+def _retreat(dh, dc, gates, W, out):
+    ifo, g, prev_c, tanh_c = gates
+    i, f, o = ifo.chunk(3, dim=1)
+    di, df, do, da_g = out.chunk(4, dim=1)
+    H = g.shape[1]
+    # dc_t = dc_t + dh_t * o * (1 - tanh(c_t)^2): c_t is used by h_t and by c_{t+1}       (ATT-11)
+    dc = dc + tanh_gradient(dh * o, tanh_c)  # (N, H)
+    # di = dc_t * g     df = dc_t * c_{t-1}     do = dh_t * tanh(c_t)                    (ATT-12)
+    torch.mul(dc, g, out=di), torch.mul(dc, prev_c, out=df), torch.mul(dh, tanh_c, out=do)
+    # da = dgate * gate * (1 - gate) for the three sigmoid gates                         (ATT-13)
+    sigmoid_gradient(out[:, : 3 * H], ifo, out=out[:, : 3 * H])  # (N, 3H)
+    # da_g = dc_t * i * (1 - g^2)                                                        (ATT-14)
+    tanh_gradient(dc * i, g, out=da_g)  # (N, H)
+    # dh_{t-1} = da_t Wh^T     dattn_t = da_t Wattn^T                                    (ATT-15)
+    ds = out @ W.T  # (N, 2H)
+    # dc_{t-1} = dc_t * f                                                                (ATT-16)
+    return ds, dc * f
+
+
+def _input_and_weight_gradients(da, x, s, Wx):
+    # dx_t = da_t Wx^T                                                                   (ATT-23)
+    dx = da @ Wx.T  # (rows, D)
+    # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul          (ATT-24)
+    dWx = x.T @ da  # (D, 4H)
+    # dWh = sum over t of h_{t-1}^T da_t     dWattn = sum over t of attn_t^T da_t         (ATT-25)
+    dW = s.T @ da  # (2H, 4H)
+    # db = sum over t and the batch of da_t                                              (ATT-26)
+    db = da.sum(0)  # (4H,)
+    return dx, dWx, dW, db
+
+
+def sigmoid_gradient(dy, y, out):
+    """dy * y * (1 - y), the gradient through y = sigmoid(a), in one pass over memory."""
+    return torch.ops.aten.sigmoid_backward.grad_input(dy, y, grad_input=out)
+
+
+def tanh_gradient(dy, y, out=None):
+    """dy * (1 - y^2), the gradient through y = tanh(a)."""
+    return torch.addcmul(dy, dy * y, y, value=-1, out=out)
+
+
+# ----------------------------------------------------------------------------------- the module
+
+
+class _AttentionFunction(torch.autograd.Function):
+    """Lets autograd call the two functions above. No output is in the cache: no reference cycle."""
+
+    @staticmethod
+    def forward(ctx, x, A, Wx, Wh, Wattn, b):
+        h, ctx.cache = attention_forward(x, A, Wx, Wh, Wattn, b)
+        return h
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dh):
+        return attention_backward(dh, ctx.cache)
+
+
+class AttentionLSTM(nn.Module):
+    """An LSTM layer with attention that trains through :func:`attention_backward`.
+
+    Parameters: Wx (input_dim, 4 hidden_dim), Wh and Wattn (hidden_dim, 4 hidden_dim), drawn from
+    N(0, 1/fan_in); b (4 hidden_dim,), zero but for the forget gate's quarter, which is one.
+    """
+
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.Wx = nn.Parameter(torch.randn(input_dim, 4 * hidden_dim) / input_dim**0.5)
+        self.Wh = nn.Parameter(torch.randn(hidden_dim, 4 * hidden_dim) / hidden_dim**0.5)
+        self.Wattn = nn.Parameter(torch.randn(hidden_dim, 4 * hidden_dim) / hidden_dim**0.5)
+        self.b = nn.Parameter(torch.zeros(4 * hidden_dim))
+        self.b.data[hidden_dim : 2 * hidden_dim] = 1
+
+    def forward(self, x, A):
+        """x (N, T, D), A (N, H, grid_h, grid_w) -> h (N, T, H)."""
+        return _AttentionFunction.apply(*at_autocast_precision(x, A, self.Wx, self.Wh, self.Wattn, self.b))
+
+    def step_forward(self, x, prev_h, prev_c, attn):
+        """x (N, D), prev_h, prev_c and attn (N, H) -> next_h (N, H), next_c (N, H)."""
+        tensors = at_autocast_precision(x, prev_h, prev_c, attn, self.Wx, self.Wh, self.Wattn, self.b)
+        return attention_step_forward(*tensors)[:2]

@@ -1,0 +1,57 @@
+"""Argument checks for the cells: one call at the head of each public function."""
+
+import torch
+
+
+def check_tensors(**arguments):
+    """Check the type, dtype, device and shape of named tensors; return the sizes that were found.
+
+    Each argument is ``name=(tensor, "N T D")``. A letter takes its size where it first occurs and
+    must have the same size everywhere after that; ``"4H"`` means four times H. All tensors must
+    share the first one's floating-point dtype and its device, and no dimension may be empty.
+
+    Returns: dict, letter -> size. Raises: TypeError (not a tensor, or its dtype), ValueError
+    (its device or shape).
+    """
+    sizes = {}
+    first_name, (first, _) = next(iter(arguments.items()))
+    for name, (tensor, wanted) in arguments.items():
+        letters = wanted.split()
+        if not isinstance(tensor, torch.Tensor):
+            shape = "(" + ", ".join(letters) + ")"
+            raise TypeError(f"{name} must be a torch.Tensor of shape {shape}, got {type(tensor).__name__}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} has dtype {tensor.dtype}, wanted a floating-point dtype")
+        if tensor.dtype != first.dtype:
+            raise TypeError(f"{name} has dtype {tensor.dtype}, wanted {first.dtype} like {first_name}")
+        if tensor.device != first.device:
+            raise ValueError(f"{name} is on {tensor.device}, wanted {first.device} like {first_name}")
+        fits = tensor.dim() == len(letters)
+        for letter, size in zip(letters, tensor.shape):
+            fits = fits and size > 0 and size == sizes.setdefault(letter, _expected(letter, sizes, size))
+        if not fits:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, wanted {_describe(letters, sizes)}")
+    return sizes
+
+
+def at_autocast_precision(*tensors):
+    """The tensors in the dtype of an active ``torch.autocast``; unchanged where there is none.
+
+    A custom autograd function sees its inputs as they are, so a module casts before it calls one.
+    """
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device) or tensors[0].dtype == torch.float64:
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
+
+
+def _expected(letter, sizes, size):
+    factor = letter.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    return int(factor) * sizes[letter[len(factor) :]] if factor.isdigit() else size
+
+
+def _describe(letters, sizes):
+    known = [str(_expected(letter, sizes, sizes.get(letter, letter))) for letter in letters]
+    names, numbers = "(" + ", ".join(letters) + ")", "(" + ", ".join(known) + ")"
+    wanted = names if names == numbers else f"{names} = {numbers}"
+    return wanted + (", none of them 0" if "0" in known else "")

@@ -1,0 +1,301 @@
+"""The cells against PyTorch's, against autograd, against numeric gradients, and against bad input."""
+
+import functools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import rnn_lstm_captioning.cells as cells
+from rnn_lstm_captioning.gradients import compute_numeric_gradient, rel_error
+
+sizes = st.integers(1, 5)
+dims = st.tuples(sizes, sizes, sizes, sizes, sizes, sizes)  # N, T, D, H, grid_h, grid_w
+randn = functools.partial(torch.randn, dtype=torch.float64)
+
+
+def step_arguments(cell, dims):
+    N, T, D, H, grid_h, grid_w = dims
+    if cell == "rnn":
+        return dict(x=randn(N, D), prev_h=randn(N, H), Wx=randn(D, H), Wh=randn(H, H), b=randn(H))
+    state = dict(x=randn(N, D), prev_h=randn(N, H), prev_c=randn(N, H))
+    weights = dict(Wx=randn(D, 4 * H), Wh=randn(H, 4 * H), b=randn(4 * H))
+    if cell == "lstm":
+        return state | weights
+    b = weights.pop("b")
+    return state | dict(attn=randn(N, H)) | weights | dict(Wattn=randn(H, 4 * H), b=b)
+
+
+def sequence_arguments(cell, dims):
+    N, T, D, H, grid_h, grid_w = dims
+    arguments = step_arguments(cell, dims)
+    weights = {name: tensor for name, tensor in arguments.items() if name[0] in "Wb"}
+    image = dict(A=randn(N, H, grid_h, grid_w)) if cell == "attention" else dict(h0=randn(N, H))
+    return dict(x=randn(N, T, D)) | image | weights
+
+
+FUNCTIONS = [
+    pytest.param(make, getattr(cells, f"{name}_forward"), getattr(cells, f"{name}_backward"), cell, id=name)
+    for cell in ("rnn", "lstm", "attention")
+    for name, make in ((f"{cell}_step", step_arguments), (cell, sequence_arguments))
+]
+
+
+@pytest.mark.parametrize("make, forward, backward, cell", FUNCTIONS)
+@given(dims=dims)
+@settings(max_examples=25)
+def test_backward_equals_autograd(make, forward, backward, cell, dims):
+    arguments = {name: tensor.requires_grad_() for name, tensor in make(cell, dims).items()}
+    *results, cache = forward(**arguments)
+    upstream = [torch.randn_like(result) for result in results]
+    expected = torch.autograd.grad(results, list(arguments.values()), upstream)
+    with torch.no_grad():
+        gradients = backward(*upstream, cache)
+    assert len(gradients) == len(expected)
+    for name, ours, theirs in zip(arguments, gradients, expected):
+        assert ours.shape == theirs.shape, name
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10, msg=lambda m, name=name: f"d{name}: {m}")
+
+
+@pytest.mark.parametrize("make, forward, backward, cell", FUNCTIONS)
+@given(dims=dims)
+@settings(max_examples=5)
+def test_backward_equals_numeric_gradient(make, forward, backward, cell, dims):
+    arguments = make(cell, dims)
+    *results, cache = forward(**arguments)
+    upstream = [torch.randn_like(result) for result in results]
+    for name, ours in zip(arguments, backward(*upstream, cache)):
+
+        def loss(value, name=name):
+            *results, _ = forward(**(arguments | {name: value}))
+            return sum((result * up).sum() for result, up in zip(results, upstream))
+
+        numeric = compute_numeric_gradient(loss, arguments[name], h=1e-6)
+        torch.testing.assert_close(ours, numeric, rtol=1e-6, atol=1e-6, msg=lambda m, name=name: f"d{name}: {m}")
+
+
+@pytest.mark.parametrize("make, forward, backward, cell", FUNCTIONS)
+def test_backward_leaves_its_cache_alone(make, forward, backward, cell):
+    *results, cache = forward(**make(cell, (2, 3, 4, 5, 2, 3)))
+    upstream = [torch.randn_like(result) for result in results]
+    for first, second in zip(backward(*upstream, cache), backward(*upstream, cache)):
+        assert torch.equal(first, second)
+
+
+@given(dims=dims)
+@settings(max_examples=25)
+def test_attention_backward_equals_autograd(dims):
+    N, T, D, H, grid_h, grid_w = dims
+    prev_h, A = randn(N, H).requires_grad_(), randn(N, H, grid_h, grid_w).requires_grad_()
+    attn, weights = cells.dot_product_attention(prev_h, A)
+    dattn = randn(N, H)
+    expected = torch.autograd.grad(attn, [prev_h, A], dattn)
+    with torch.no_grad():
+        gradients = cells.dot_product_attention_backward(dattn, prev_h, A, weights)
+    for ours, theirs in zip(gradients, expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+# --------------------------------------------------------------------------- against PyTorch's own
+
+
+@given(dims=dims)
+@settings(max_examples=25)
+def test_rnn_equals_torch(dims):
+    N, T, D, H, *_ = dims
+    arguments = sequence_arguments("rnn", dims)
+    theirs = nn.RNN(D, H, batch_first=True, dtype=torch.float64)
+    copy_weights(theirs, arguments["Wx"], arguments["Wh"], arguments["b"])
+    expected = theirs(arguments["x"], arguments["h0"][None])[0]
+    torch.testing.assert_close(cells.rnn_forward(**arguments)[0], expected, rtol=0, atol=1e-12)
+
+
+@given(dims=dims)
+@settings(max_examples=25)
+def test_lstm_equals_torch_and_so_do_the_gradients(dims):
+    N, T, D, H, *_ = dims
+    arguments = sequence_arguments("lstm", dims)
+    i_f_g_o = torch.cat([torch.arange(k * H, (k + 1) * H) for k in (0, 1, 3, 2)])
+    theirs = nn.LSTM(D, H, batch_first=True, dtype=torch.float64)
+    copy_weights(theirs, *(arguments[name][..., i_f_g_o] for name in ("Wx", "Wh", "b")))
+    x = arguments["x"].clone().requires_grad_()
+    expected = theirs(x, (arguments["h0"][None], torch.zeros(1, N, H, dtype=torch.float64)))[0]
+    h, cache = cells.lstm_forward(**arguments)
+    torch.testing.assert_close(h, expected, rtol=0, atol=1e-12)
+    dh = torch.randn_like(h)
+    expected.backward(dh)
+    dx, _, dWx, dWh, db = cells.lstm_backward(dh, cache)
+    torch.testing.assert_close(dx, x.grad, rtol=1e-10, atol=1e-10)
+    for ours, parameter in ((dWx, theirs.weight_ih_l0), (dWh, theirs.weight_hh_l0)):
+        torch.testing.assert_close(ours[:, i_f_g_o], parameter.grad.T, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(db[i_f_g_o], theirs.bias_ih_l0.grad, rtol=1e-10, atol=1e-10)
+
+
+@given(dims=dims)
+def test_attention_equals_torch(dims):
+    N, T, D, H, grid_h, grid_w = dims
+    prev_h, A = randn(N, H), randn(N, H, grid_h, grid_w)
+    attn, weights = cells.dot_product_attention(prev_h, A)
+    rows = A.flatten(2).transpose(1, 2)
+    expected = nn.functional.scaled_dot_product_attention(prev_h[:, None], rows, rows)[:, 0]
+    torch.testing.assert_close(attn, expected, rtol=0, atol=1e-12)
+    assert weights.shape == (N, grid_h, grid_w)
+    torch.testing.assert_close(weights.sum((1, 2)), torch.ones(N, dtype=torch.float64))
+
+
+@given(dims=dims)
+@settings(max_examples=10)
+def test_attention_lstm_equals_a_per_gate_loop(dims):
+    N, T, D, H, grid_h, grid_w = dims
+    arguments = sequence_arguments("attention", dims)
+    x, A, Wx, Wh, Wattn, b = arguments.values()
+    h = c = A.mean((2, 3))
+    for t in range(T):
+        attn, _ = cells.dot_product_attention(h, A)
+        gate = {
+            name: x[:, t] @ Wx[:, k] + h @ Wh[:, k] + attn @ Wattn[:, k] + b[k]
+            for name, k in zip("ifog", (slice(j * H, (j + 1) * H) for j in range(4)))
+        }
+        c = gate["f"].sigmoid() * c + gate["i"].sigmoid() * gate["g"].tanh()
+        h = gate["o"].sigmoid() * c.tanh()
+        torch.testing.assert_close(cells.attention_forward(**arguments)[0][:, t], h, rtol=0, atol=1e-12)
+
+
+def copy_weights(theirs, Wx, Wh, b):
+    with torch.no_grad():
+        theirs.weight_ih_l0.copy_(Wx.T), theirs.weight_hh_l0.copy_(Wh.T)
+        theirs.bias_ih_l0.copy_(b), theirs.bias_hh_l0.zero_()
+
+
+# --------------------------------------------------------------------------------------- modules
+
+
+def make_module(cell, D, H):
+    return {"rnn": cells.RNN, "lstm": cells.LSTM, "attention": cells.AttentionLSTM}[cell](D, H).double()
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+def test_module_trains_through_the_handwritten_backward(cell, monkeypatch):
+    N, T, D, H = 3, 4, 5, 6
+    module = make_module(cell, D, H)
+    x = randn(N, T, D).requires_grad_()
+    image = (randn(N, H, 2, 3) if cell == "attention" else randn(N, H)).requires_grad_()
+    assert torch.autograd.gradcheck(module, (x, image))
+    backward, calls = getattr(cells, f"{cell}_backward"), []
+    source = getattr(cells, cell)
+    monkeypatch.setattr(source, f"{cell}_backward", lambda *a: calls.append(1) or backward(*a))
+    module(x, image).sum().backward()
+    assert calls == [1]
+    plain = getattr(cells, f"{cell}_forward")(x, image, *module.parameters())[0]
+    for ours, autograd in zip((p.grad for p in module.parameters()), torch.autograd.grad(plain.sum(), module.parameters())):
+        torch.testing.assert_close(ours, autograd, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+def test_steps_in_a_loop_equal_the_sequence(cell):
+    N, T, D, H = 2, 5, 3, 4
+    module = make_module(cell, D, H)
+    x, A = randn(N, T, D), randn(N, H, 2, 3)
+    h, c = A.mean((2, 3)), (A.mean((2, 3)) if cell == "attention" else torch.zeros(N, H, dtype=torch.float64))
+    expected = module(x, A if cell == "attention" else h)
+    for t in range(T):
+        if cell == "rnn":
+            h = module.step_forward(x[:, t], h)
+        elif cell == "lstm":
+            h, c = module.step_forward(x[:, t], h, c)
+        else:
+            h, c = module.step_forward(x[:, t], h, c, cells.dot_product_attention(h, A)[0])
+        torch.testing.assert_close(h, expected[:, t], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell, count", [("rnn", 1), ("lstm", 4), ("attention", 4)])
+def test_initialisation_and_parameter_count(cell, count):
+    D, H = 300, 200
+    module = make_module(cell, D, H)
+    hidden_inputs = 2 * H if cell == "attention" else H
+    assert sum(p.numel() for p in module.parameters()) == count * H * (D + hidden_inputs + 1)
+    assert abs(module.Wx.std().item() * D**0.5 - 1) < 0.02
+    assert abs(module.Wh.std().item() * H**0.5 - 1) < 0.02
+    forget = module.b[H : 2 * H]
+    assert (forget == (0 if cell == "rnn" else 1)).all()
+    assert module.b.sum() == forget.sum()
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+def test_autocast_gives_bf16_states_and_full_precision_gradients(cell):
+    module = make_module(cell, 4, 8).float()
+    x, image = torch.randn(2, 3, 4), torch.randn(2, 8, 2, 2) if cell == "attention" else torch.randn(2, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        h = module(x, image)
+    assert h.dtype == torch.bfloat16
+    torch.testing.assert_close(h.float(), module(x, image), rtol=0.05, atol=0.05)
+    h.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in module.parameters())
+
+
+def test_a_finished_graph_is_freed_without_the_garbage_collector():
+    import gc
+    import weakref
+
+    gc.disable()
+    try:
+        for cell in ("rnn", "lstm", "attention"):
+            h = make_module(cell, 2, 4)(randn(1, 2, 2), randn(1, 4, 1, 1) if cell == "attention" else randn(1, 4))
+            alive = weakref.ref(h.grad_fn)
+            del h
+            assert alive() is None, cell
+    finally:
+        gc.enable()
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+def test_bad_arguments_are_named_with_the_shape_wanted():
+    good = sequence_arguments("lstm", (2, 3, 4, 5, 1, 1))
+    with pytest.raises(ValueError, match=r"Wx has shape \(4, 10\), wanted \(D, 4H\) = \(4, 20\)"):
+        cells.lstm_forward(**good | dict(Wx=randn(4, 10)))
+    with pytest.raises(ValueError, match=r"h0 has shape \(3, 5\), wanted \(N, H\) = \(2, H\)"):
+        cells.lstm_forward(**good | dict(h0=randn(3, 5)))
+    with pytest.raises(ValueError, match=r"x has shape \(2, 4\), wanted \(N, T, D\)"):
+        cells.lstm_forward(**good | dict(x=randn(2, 4)))
+    with pytest.raises(ValueError, match=r"x has shape \(2, 0, 4\).*none of them 0"):
+        cells.lstm_forward(**good | dict(x=randn(2, 0, 4)))
+    with pytest.raises(TypeError, match="Wh has dtype torch.float32, wanted torch.float64 like x"):
+        cells.lstm_forward(**good | dict(Wh=good["Wh"].float()))
+    with pytest.raises(TypeError, match="x has dtype torch.int64, wanted a floating-point dtype"):
+        cells.lstm_forward(**good | dict(x=good["x"].long()))
+    with pytest.raises(TypeError, match=r"b must be a torch.Tensor of shape \(4H\), got list"):
+        cells.lstm_forward(**good | dict(b=[0.0] * 20))
+    with pytest.raises(ValueError, match="Wh is on meta, wanted cpu like x"):
+        cells.lstm_forward(**good | dict(Wh=good["Wh"].to("meta")))
+    h, cache = cells.lstm_forward(**good)
+    with pytest.raises(ValueError, match=r"dh has shape \(2, 5, 3\), wanted \(N, T, H\) = \(2, 3, 5\)"):
+        cells.lstm_backward(h.transpose(1, 2), cache)
+
+
+@pytest.mark.parametrize("make, forward, backward, cell", FUNCTIONS)
+def test_every_argument_of_every_function_is_checked(make, forward, backward, cell):
+    arguments = make(cell, (2, 3, 4, 5, 2, 2))
+    *results, cache = forward(**arguments)
+    for name, tensor in arguments.items():
+        for bad in (tensor[None], tensor.to("meta")):
+            with pytest.raises(ValueError, match=rf"\b{name}\b"):
+                forward(**arguments | {name: bad})
+        with pytest.raises(ValueError, match="has shape .* wanted"):  # a wide x makes Wx too narrow
+            forward(**arguments | {name: torch.cat([tensor, tensor], dim=1 if name == "A" else -1)})
+        with pytest.raises(TypeError, match=rf"\b{name}\b"):
+            forward(**arguments | {name: tensor.half() if name != "x" else tensor.int()})
+    for k in range(len(results)):
+        bad = [result[..., :-1] if j == k else result for j, result in enumerate(results)]
+        with pytest.raises(ValueError, match=r"d(next_)?[hc] has shape"):
+            backward(*bad, cache)
+
+
+def test_numeric_gradient_of_a_known_function():
+    x = randn(3, 4)
+    assert rel_error(compute_numeric_gradient(lambda x: (x**3).sum(), x), 3 * x**2) < 1e-6
+    upstream = randn(3, 4)
+    assert rel_error(compute_numeric_gradient(lambda x: x**3, x, upstream), 3 * x**2 * upstream) < 1e-6
