@@ -189,7 +189,9 @@ def test_module_trains_through_the_handwritten_backward(cell, monkeypatch):
     module(x, image).sum().backward()
     assert calls == [1]
     plain = getattr(cells, f"{cell}_forward")(x, image, *module.parameters())[0]
-    for ours, autograd in zip((p.grad for p in module.parameters()), torch.autograd.grad(plain.sum(), module.parameters())):
+    for ours, autograd in zip(
+        (p.grad for p in module.parameters()), torch.autograd.grad(plain.sum(), module.parameters())
+    ):
         torch.testing.assert_close(ours, autograd, rtol=1e-10, atol=1e-10)
 
 
@@ -261,7 +263,7 @@ def test_bad_arguments_are_named_with_the_shape_wanted():
         cells.lstm_forward(**good | dict(h0=randn(3, 5)))
     with pytest.raises(ValueError, match=r"x has shape \(2, 4\), wanted \(N, T, D\)"):
         cells.lstm_forward(**good | dict(x=randn(2, 4)))
-    with pytest.raises(ValueError, match=r"x has shape \(2, 0, 4\).*none of them 0"):
+    with pytest.raises(ValueError, match=r"x is empty: its shape is \(2, 0, 4\)"):
         cells.lstm_forward(**good | dict(x=randn(2, 0, 4)))
     with pytest.raises(TypeError, match="Wh has dtype torch.float32, wanted torch.float64 like x"):
         cells.lstm_forward(**good | dict(Wh=good["Wh"].float()))

@@ -98,9 +98,7 @@ def attention_forward(x, A, Wx, Wh, Wattn, b):
     Returns: h (N, T, H), the hidden states h_1 ... h_T, and a cache for :func:`attention_backward`.
     Raises: TypeError or ValueError that names the argument which does not fit.
     """
-    check_tensors(
-        x=(x, "N T D"), A=(A, GRID), Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), Wattn=(Wattn, "H 4H"), b=(b, "4H")
-    )
+    check_tensors(x=(x, "N T D"), A=(A, GRID), Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), Wattn=(Wattn, "H 4H"), b=(b, "4H"))
     cells, W = _as_rows(A), torch.cat([Wh, Wattn])  # (N, G, H), (2H, 4H)
     x = x.transpose(0, 1)  # (T, N, D)
     p = _project(x.flatten(0, 1), Wx, b).unflatten(0, x.shape[:2])  # (T, N, 4H), every step at once
