@@ -1,0 +1,10 @@
+"""Recurrent image captioning, from scratch: the code you read is the code that trains."""
+
+from .captioner import CaptioningRNN
+from .cells import *  # noqa: F403
+from .cells import __all__ as _cells
+from .encoder import ImageEncoder
+from .errors import InputError
+from .layers import WordEmbedding, temporal_softmax_loss
+
+__all__ = [*_cells, "CaptioningRNN", "ImageEncoder", "InputError", "WordEmbedding", "temporal_softmax_loss"]

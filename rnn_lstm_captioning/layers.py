@@ -7,13 +7,13 @@ from torch import nn
 class WordEmbedding(nn.Module):
     """A table of word vectors.
 
-    Parameter: W_embed (vocab_size, embed_size), drawn from N(0, 1/embed_size), so that a word
-    vector has length one on average.
+    Parameter: W_embed (vocab_size, embed_size), drawn from N(0, 1), so that a cell's gates feel the
+    word (their weights are scaled by 1/sqrt(embed_size)) as much as they feel the hidden state.
     """
 
     def __init__(self, vocab_size, embed_size):
         super().__init__()
-        self.W_embed = nn.Parameter(torch.randn(vocab_size, embed_size) / embed_size**0.5)
+        self.W_embed = nn.Parameter(torch.randn(vocab_size, embed_size))
 
     def forward(self, words):
         """words (N, T) or (N,), int64 in [0, V) -> word vectors (N, T, D) or (N, D)."""

@@ -1,0 +1,139 @@
+"""CaptioningRNN: an image encoder, a recurrent cell, and a projection to the vocabulary."""
+
+import torch
+from torch import nn
+
+from .cells import LSTM, RNN, AttentionLSTM, dot_product_attention
+from .decoding import greedy_search
+from .encoder import ImageEncoder
+from .layers import WordEmbedding, temporal_softmax_loss
+from .vocabulary import SPECIAL_TOKENS
+
+CELLS = {"rnn": RNN, "lstm": LSTM, "attn": AttentionLSTM}
+
+
+class CaptioningRNN(nn.Module):
+    """Writes a caption for a picture, word by word.
+
+    "rnn" and "lstm" start from the average-pooled features, h0 = affine(pool(features)); "attn"
+    projects every grid cell to A (N, H, grid_h, grid_w), starts from its mean and looks at it again
+    before every word. Source: Karpathy and Fei-Fei (2015) and Vinyals et al. (2015); attention: Xu
+    et al. (2015).
+
+    Args:
+        word_to_idx: dict, word -> index, a bijection onto 0 .. V-1, with ``<NULL>``, ``<START>``,
+            ``<END>``, ``<UNK>`` as 0 .. 3.
+        input_dim: C, the channels of the features; None: the encoder's.
+        wordvec_dim: D; hidden_dim: H; cell_type: "rnn", "lstm" or "attn".
+        image_encoder_pretrained: take torchvision's ImageNet weights.
+        ignore_index: a word index that adds neither loss nor gradient (``<NULL>``, usually).
+        image_encoder: an :class:`ImageEncoder`, in place of a new RegNetX-400MF.
+    Raises: ValueError for an unknown cell_type, a vocabulary without the special tokens, or an
+        input_dim that is not the encoder's.
+    """
+
+    def __init__(
+        self,
+        word_to_idx,
+        input_dim=None,
+        wordvec_dim=256,
+        hidden_dim=512,
+        cell_type="rnn",
+        image_encoder_pretrained=True,
+        ignore_index=None,
+        *,
+        image_encoder=None,
+    ):
+        super().__init__()
+        if cell_type not in CELLS:
+            raise ValueError(f"cell_type is {cell_type!r}, wanted one of {', '.join(CELLS)}")
+        self.idx_to_word = sorted(word_to_idx, key=word_to_idx.get)
+        if self.idx_to_word[:4] != SPECIAL_TOKENS or sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
+            raise ValueError(f"word_to_idx must map {' '.join(SPECIAL_TOKENS)} to 0..3 and its V words onto 0..V-1")
+        self.word_to_idx, self.cell_type, self.ignore_index = word_to_idx, cell_type, ignore_index
+        self.image_encoder = image_encoder or ImageEncoder(image_encoder_pretrained)
+        C, V = self.image_encoder.out_channels, len(word_to_idx)
+        if input_dim not in (None, C):
+            raise ValueError(
+                f"input_dim is {input_dim}, but the features of {self.image_encoder.name} have {C} channels"
+            )
+        # nn.Linear's weights and biases, and so both projections', start uniform in +-1/sqrt(fan_in)
+        self.feature_projection = nn.Linear(C, hidden_dim)
+        self.word_embedding = WordEmbedding(V, wordvec_dim)
+        self.cell = CELLS[cell_type](wordvec_dim, hidden_dim)
+        self.vocabulary_projection = nn.Linear(hidden_dim, V)
+
+    def encode(self, images):
+        """images (N, 3, S, S), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
+        return self.image_encoder(images)
+
+    def forward(self, images, captions):
+        """The loss of captions (N, L) given images (N, 3, S, S): ``loss(encode(images), captions)``."""
+        return self.loss(self.encode(images), captions)
+
+    def loss(self, features, captions):
+        """The mean loss of a caption, a scalar in nats: how badly each next word was foreseen.
+
+        Args: features (N, C, grid_h, grid_w); captions int64 (N, L), ``<START> words <END>`` padded.
+        """
+        scores = self.scores(features, captions[:, :-1])
+        return temporal_softmax_loss(scores, captions[:, 1:], self.ignore_index)
+
+    def scores(self, features, words):
+        """Teacher forcing: words int64 (N, T), ``<START>`` first -> scores of each next word (N, T, V)."""
+        x = self.word_embedding(words)  # (N, T, D)
+        h = self.cell(x, self.project_features(features))  # (N, T, H)
+        return self.vocabulary_projection(h)
+
+    def project_features(self, features):
+        """features (N, C, grid_h, grid_w) -> h0 (N, H), or A (N, H, grid_h, grid_w) for "attn"."""
+        if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
+            wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
+            raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
+        features = features.to(self.feature_projection.weight.dtype)
+        if self.cell_type != "attn":
+            return self.feature_projection(features.mean((2, 3)))
+        rows = self.feature_projection(features.flatten(2).transpose(1, 2))  # (N, G, H)
+        return rows.transpose(1, 2).unflatten(2, features.shape[2:])
+
+    # ------------------------------------------------------------------ one word at a time
+
+    def begin(self, features):
+        """The state before the first word, a tuple of tensors whose first dimension is N."""
+        image = self.project_features(features)
+        if self.cell_type == "rnn":
+            return (image,)
+        if self.cell_type == "lstm":
+            return image, torch.zeros_like(image)
+        mean = image.mean((2, 3))
+        return mean, mean, image
+
+    def advance(self, words, state):
+        """words int64 (N,) -> scores (N, V), the next state, attn_weights (N, grid_h, grid_w) or None."""
+        x, weights = self.word_embedding(words), None
+        if self.cell_type == "rnn":
+            state = (self.cell.step_forward(x, *state),)
+        elif self.cell_type == "lstm":
+            state = self.cell.step_forward(x, *state)
+        else:
+            h, c, A = state
+            attn, weights = dot_product_attention(h, A)
+            state = (*self.cell.step_forward(x, h, c, attn), A)
+        return self.vocabulary_projection(state[0]), state, weights
+
+    @torch.no_grad()
+    def sample(self, images, max_length=15):
+        """Greedy captions: at every step the most probable word, never ``<NULL>``, ``<START>``, ``<UNK>``.
+
+        Args: images (N, 3, S, S), uint8 or float in [0, 1].
+        Returns: captions int64 (N, max_length): column 0 is the first word, everything after
+            ``<END>`` is ``<NULL>``. For "attn" also attn_weights (N, max_length, grid_h, grid_w),
+            which sum to 1 at every step up to ``<END>`` and are 0 after it.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            captions, attn_weights = greedy_search(self, self.encode(images), max_length)
+        finally:
+            self.train(was_training)
+        return (captions, attn_weights) if self.cell_type == "attn" else captions

@@ -1,0 +1,69 @@
+"""What goes into cv/: a checkpoint carries all that captioning a picture, or going on training, needs."""
+
+import torch
+
+from .captioner import CELLS, CaptioningRNN
+from .encoder import ImageEncoder
+from .errors import InputError
+from .storage import replacing
+
+FORMAT = 1
+FIELDS = {"format": int, "cell": str, "encoder": str, "image_size": int, "idx_to_token": list, "settings": dict}
+
+
+def save_checkpoint(path, captioner, image_size, settings, data_source, training=None):
+    """Write a checkpoint: the old one at ``path`` stays until the new one is on the disk.
+
+    Args: image_size, the side in pixels of the pictures it was trained on; settings, dict of plain
+        values; data_source, the caption file's path or "scenes"; training, the state to go on from.
+    """
+    checkpoint = {
+        "format": FORMAT,
+        "cell": captioner.cell_type,
+        "encoder": captioner.image_encoder.name,
+        "image_size": image_size,
+        "idx_to_token": captioner.idx_to_word,
+        "settings": settings,
+        "data": data_source,
+        "model": captioner.state_dict(),
+        "training": training,
+    }
+    with replacing(path) as unfinished:
+        torch.save(checkpoint, unfinished)
+
+
+def load_checkpoint(path):
+    """The checkpoint's dict. Raises: InputError that says why it cannot be used."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such checkpoint; train_*.py writes them into cv/") from error
+    except Exception as error:  # torch.load raises whatever its unpickler meets
+        raise InputError(f"{path} is not a checkpoint that can be read safely ({type(error).__name__})") from error
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in FIELDS.items()):
+        raise InputError(f"{path} is not a checkpoint of this project")
+    if checkpoint["format"] != FORMAT:
+        raise InputError(f"{path} has format {checkpoint['format']}; this version of the project reads format {FORMAT}")
+    if checkpoint["cell"] not in CELLS:
+        raise InputError(f"{path} names an unknown cell, {checkpoint['cell']}")
+    return checkpoint
+
+
+def restore_captioner(checkpoint, path):
+    """The captioner of a checkpoint's dict, in eval mode. Raises: InputError if its parts don't fit."""
+    settings = checkpoint["settings"]
+    try:
+        captioner = CaptioningRNN(
+            {token: index for index, token in enumerate(checkpoint["idx_to_token"])},
+            wordvec_dim=settings["wordvec_dim"],
+            hidden_dim=settings["hidden_dim"],
+            cell_type=checkpoint["cell"],
+            ignore_index=0,
+            image_encoder=ImageEncoder(
+                pretrained=False, name=checkpoint["encoder"], frozen=not settings["finetune_encoder"]
+            ),
+        )
+        captioner.load_state_dict(checkpoint["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: its weights don't fit its settings ({error})") from error
+    return captioner.eval()

@@ -1,0 +1,1 @@
+"""Caption files: reading, checking, downloading, building them, and the built-in scenes."""

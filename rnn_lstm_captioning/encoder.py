@@ -1,0 +1,156 @@
+"""A torchvision CNN as a spatial feature extractor, and the cache of its features."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+from .errors import InputError
+from .storage import replacing
+
+# what follows the last spatial features in torchvision's classification networks
+HEAD = {"avgpool", "classifier", "fc", "head", "heads"}
+
+
+class ImageEncoder(nn.Module):
+    """The convolutional part of a torchvision classification network.
+
+    Args:
+        pretrained: take torchvision's ImageNet weights (downloaded once, by torchvision).
+        verbose: show the download's progress.
+        name: a torchvision network, such as "regnet_x_400mf" or "mobilenet_v2".
+        weights_file: a state dict of that network with its 1,000-class head; wins over pretrained.
+        frozen: never train it: no gradients, and BatchNorm keeps its running statistics always.
+    Attributes: out_channels, the C of its features; name; frozen.
+    Raises: InputError if the network has no spatial features, or its weights can't be had.
+    """
+
+    def __init__(self, pretrained=True, verbose=False, *, name="regnet_x_400mf", weights_file=None, frozen=True):
+        super().__init__()
+        self.name, self.frozen = name, frozen
+        network = _make_network(name)
+        if weights_file is not None:
+            _load_weights(network, name, _read_state_dict(weights_file), weights_file)
+        elif pretrained:
+            _load_weights(network, name, _download_state_dict(name, verbose), "torchvision's file")
+        layers = dict(network.named_children())
+        head = next((i for i, layer in enumerate(layers) if layer in HEAD), None)
+        self.cnn = nn.Sequential(*list(layers.values())[:head]).to(memory_format=torch.channels_last)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        self.cnn.eval().requires_grad_(not frozen)
+        try:
+            with torch.no_grad():
+                self.out_channels = self(torch.zeros(1, 3, 64, 64)).shape[1]
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            raise InputError(
+                f"--encoder {name} has no spatial features that this project can take; "
+                "use a plain convolutional network such as regnet_x_400mf, resnet50 or mobilenet_v2"
+            ) from error
+        self.train(not frozen)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.frozen:
+            self.cnn.eval()  # or BatchNorm's statistics would drift
+        return self
+
+    def forward(self, images):
+        """images (N, 3, height, width), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images has shape {tuple(images.shape)}, wanted (N, 3, height, width)")
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        elif not images.is_floating_point():
+            raise TypeError(f"images has dtype {images.dtype}, wanted uint8, or floats in [0, 1]")
+        elif images.amin() < 0 or images.amax() > 1:
+            raise ValueError("images are floats outside [0, 1]: divide by 255, and don't normalise, the encoder does")
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.cnn(images)
+        if features.dim() != 4:
+            raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w)")
+        return features
+
+
+def _make_network(name):
+    try:
+        return torchvision.models.get_model(name, weights=None)
+    except ValueError as error:
+        raise InputError(
+            f"--encoder {name} is not a torchvision network; try regnet_x_400mf or mobilenet_v2"
+        ) from error
+
+
+def _download_state_dict(name, progress):
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        return weights.get_state_dict(progress=progress, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"the ImageNet weights of {name} could not be downloaded ({error}); "
+            "use --encoder-weights FILE with a state dict you have, or --encoder-weights none to start from random ones"
+        ) from error
+
+
+def _read_state_dict(path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"--encoder-weights {path}: there is no such file") from error
+    except Exception as error:  # torch.load raises whatever its unpickler meets
+        raise InputError(f"--encoder-weights {path} is not a file of weights that torch can read safely") from error
+
+
+def _load_weights(network, name, state, source):
+    wanted = network.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{source} is not a state dict (a dict of tensors), which --encoder-weights wants")
+    differing = sorted(wanted.keys() ^ state.keys()) or sorted(
+        key for key in wanted if wanted[key].shape != state[key].shape
+    )
+    if differing:
+        raise InputError(
+            f"{source} does not fit --encoder {name}: {len(differing)} of its tensors differ, "
+            f"the first is {differing[0]}"
+        )
+    network.load_state_dict(state)
+
+
+# ------------------------------------------------------------------------------ the feature cache
+
+
+@torch.no_grad()
+def encode_all(encoder, images, path, device="cpu", precision="fp32", batch_size=64, progress=iter):
+    """The features of all images, computed at the first call and memory-mapped at every later one.
+
+    Args: encoder, a frozen :class:`ImageEncoder`; images, uint8 (M, 3, S, S); path, the start of
+        the cache file's name, to which the encoder's name and a key is added that changes with
+        the images, the weights and the precision; progress, wraps the loop over batches.
+    Returns: float16 (M, C, grid_h, grid_w), memory-mapped: only the pages in use take memory.
+    Raises: InputError if a feature does not fit into float16.
+    """
+    key = hashlib.sha256(precision.encode())
+    for name, tensor in encoder.state_dict().items():
+        key.update(f"{name} {tensor.dtype}".encode())
+        key.update(tensor.cpu().contiguous().numpy())
+    key.update(f"{tuple(images.shape)}".encode())
+    key.update(images.contiguous().numpy())
+    path = Path(f"{path}.{encoder.name}-{key.hexdigest()[:16]}.npy")
+    if not path.exists():
+        shape = (len(images), *encoder(images[:1].to(device)).shape[1:])
+        with replacing(path) as unfinished:
+            features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
+            for start in progress(range(0, len(images), batch_size)):
+                batch = images[start : start + batch_size].to(device)
+                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+                    encoded = encoder(batch)
+                encoded = encoded.to(device="cpu", dtype=torch.float16)
+                if not encoded.isfinite().all():
+                    raise InputError(f"{encoder.name} gives features beyond 65504, which the 16-bit cache can't hold")
+                features[start : start + batch_size] = encoded.numpy()
+            features.flush()
+    return torch.from_numpy(np.load(path, mmap_mode="c"))

@@ -1,0 +1,196 @@
+"""The training loop. It knows nothing about which cell it trains."""
+
+import csv
+import math
+import signal
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from .storage import replacing
+from .vocabulary import NULL
+
+
+@dataclass
+class Pairs:
+    """Captions with what the captioner needs of their images: cached features, or the images."""
+
+    inputs: torch.Tensor  # float16 features (M, C, grid_h, grid_w), or uint8 images (M, 3, S, S)
+    captions: torch.Tensor  # int64 (R, L)
+    image_index: torch.Tensor  # int64 (R,)
+
+    def __len__(self):
+        return len(self.captions)
+
+    def shuffled(self, generator):
+        """An order of all captions. Captions of one image stay together if the images have to be
+        encoded in every step: then each is encoded once per epoch, not once per caption."""
+        if self.inputs.dtype != torch.uint8:
+            return torch.randperm(len(self), generator=generator)
+        return torch.randperm(len(self.inputs), generator=generator)[self.image_index].argsort(stable=True)
+
+    def batch_loss(self, captioner, rows, device):
+        """The captioner's loss on some caption rows; every image is encoded once."""
+        captions = self.captions[rows].to(device)
+        images, inverse = self.image_index[rows].unique(return_inverse=True)
+        inputs = self.inputs[images].to(device)
+        features = captioner.encode(inputs) if inputs.dtype == torch.uint8 else inputs
+        return captioner.loss(features[inverse.to(device)], captions)
+
+
+@torch.no_grad()
+def evaluate(captioner, pairs, batch_size, device, autocast):
+    """The loss on all pairs. Returns: nats per caption, nats per word."""
+    was_training = captioner.training
+    captioner.eval()
+    total = 0.0
+    for rows in torch.arange(len(pairs)).split(batch_size):
+        with autocast():
+            total += pairs.batch_loss(captioner, rows, device).item() * len(rows)
+    captioner.train(was_training)
+    return total / len(pairs), total / (pairs.captions[:, 1:] != NULL).sum().item()
+
+
+def learning_rate_factor(schedule, step, total_steps):
+    """What the learning rate is multiplied with at a step: a short linear warm-up, then the schedule."""
+    warmup = max(1, total_steps // 20)
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or not a number."""
+
+
+class Trainer:
+    """Trains a captioner, and can stop after any step and go on from there.
+
+    Args: captioner; train and val, :class:`Pairs`; settings, the parsed command line; save, called
+        with "last" or "best" and this trainer whenever a checkpoint is due; autocast, a function
+        that returns the context in which the loss is computed.
+    """
+
+    def __init__(self, captioner, train, val, settings, save, autocast):
+        self.captioner, self.train, self.val = captioner, train, val
+        self.settings, self.save, self.autocast = settings, save, autocast
+        optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
+        parameters = [p for p in captioner.parameters() if p.requires_grad]
+        self.optimizer = optimizer(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.step, self.best, self.history = 0, math.inf, []
+
+    def run(self):
+        """Train to the last epoch. Returns False if Ctrl-C ended it before; a checkpoint is saved either way."""
+        with _Interruption() as interruption:
+            while self.step < self.total_steps:
+                if not self.train_one_epoch(interruption):
+                    self.save("last", self)
+                    return False
+                self.finish_epoch()
+        return True
+
+    def train_one_epoch(self, interruption):
+        """From the current step to the end of its epoch. Returns False if interrupted."""
+        settings, captioner, device = self.settings, self.captioner, self.settings.device
+        captioner.train()
+        epoch, start = divmod(self.step, self.steps_per_epoch)
+        order = self.train.shuffled(torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch))
+        batches = order.split(settings.batch_size)[start:]
+        self.epoch_start = time.monotonic()
+        with tqdm(batches, desc=f"epoch {epoch + 1}/{settings.epochs}", disable=settings.quiet, leave=False) as bar:
+            for rows in bar:
+                for group in self.optimizer.param_groups:
+                    factor = learning_rate_factor(settings.schedule, self.step, self.total_steps)
+                    group["lr"] = settings.learning_rate * factor
+                with self.autocast():
+                    loss = self.train.batch_loss(captioner, rows, device)
+                self.optimizer.zero_grad()
+                loss.backward()
+                norm = clip_grad_norm_(captioner.parameters(), settings.clip or math.inf)
+                if not torch.isfinite(loss + norm):
+                    raise NonFiniteLossError(
+                        f"step {self.step + 1}: the loss is {loss.item()}, the gradient's norm {norm.item()}; "
+                        "use a lower --learning-rate or --clip"
+                    )
+                self.optimizer.step()
+                self.step += 1
+                self.show(bar, loss.item(), rows)
+                if interruption.noticed:
+                    return False
+                if settings.save_every and self.step % settings.save_every == 0:
+                    self.save("last", self)
+        self.captions_per_second = sum(map(len, batches)) / (time.monotonic() - self.epoch_start)
+        return True
+
+    def show(self, bar, loss, rows):
+        words = (self.train.captions[rows, 1:] != NULL).sum().item() / len(rows)
+        rate = bar.format_dict["rate"]
+        left = (self.total_steps - self.step) / rate if rate else 0
+        bar.set_postfix_str(
+            f"loss {loss:.2f}/caption, perplexity {math.exp(min(loss / words, 99)):.1f}/word, "
+            f"{(rate or 0) * self.settings.batch_size:.0f} captions/s, {left / 60:.0f} min to the end"
+        )
+
+    def finish_epoch(self):
+        """Evaluate both splits, log, and save."""
+        settings = self.settings
+        sample = torch.linspace(0, len(self.train) - 1, min(len(self.train), len(self.val))).long()
+        part = Pairs(self.train.inputs, self.train.captions[sample], self.train.image_index[sample])
+        row = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
+        for name, pairs in (("train", part), ("val", self.val)):
+            per_caption, per_word = evaluate(self.captioner, pairs, settings.batch_size, settings.device, self.autocast)
+            row |= {f"{name}_loss": per_caption, f"{name}_loss_per_word": per_word}
+            row[f"{name}_perplexity"] = math.exp(min(per_word, 99))
+        row["captions_per_second"] = self.captions_per_second
+        row["seconds"] = time.monotonic() - self.epoch_start
+        self.history.append(row)
+        if row["val_loss_per_word"] < self.best:
+            self.best = row["val_loss_per_word"]
+            self.save("best", self)
+        self.save("last", self)
+
+    def state_dict(self):
+        """What another trainer with the same settings needs to go on from here."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "history": self.history,
+            "random_state": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state):
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best, self.history = state["step"], state["best"], state["history"]
+        torch.set_rng_state(state["random_state"])
+
+
+class _Interruption:
+    """Notices the first Ctrl-C and lets the step end; the second one acts at once."""
+
+    def __enter__(self):
+        self.noticed = False
+        self.previous = signal.signal(signal.SIGINT, self._notice)
+        return self
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGINT, self.previous)
+
+    def _notice(self, *_):
+        self.noticed = True
+        signal.signal(signal.SIGINT, self.previous)
+
+
+def write_log(path, history):
+    """The history of a training run as CSV, one row per epoch."""
+    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, history[0].keys())
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history)

@@ -1,0 +1,112 @@
+"""Pictures: the loss curve, a captioned photograph, and where the attention looks. No screen needed."""
+
+import math
+
+import numpy as np
+import torch
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import zoom
+from torchvision.transforms.functional import pil_to_tensor
+
+from .storage import replacing
+
+BAND = 25  # pixels above a picture for its word
+
+
+def save_loss_curve(path, history, title):
+    """The loss per caption on both splits over the epochs, as PNG."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(
+        title=title, xlabel="epoch", ylabel="loss (nats per caption)", xlim=(0, history[-1]["epoch"] + 1)
+    )
+    epochs = [row["epoch"] for row in history]
+    for split in ("train", "val"):
+        axes.plot(epochs, [row[f"{split}_loss"] for row in history], marker="o", markersize=3, label=split)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save_figure(figure, path)
+
+
+def save_captioned_picture(path, image, caption, references):
+    """A picture (uint8 (3, S, S)) with its generated and its true captions, as PNG."""
+    figure = Figure(figsize=(5, 5.2 + 0.25 * len(references)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(image.permute(1, 2, 0).numpy())
+    axes.set_axis_off()
+    axes.set_title(caption or "(no words)", fontsize=13, wrap=True)
+    if references:
+        figure.supxlabel("\n".join(references), fontsize=9, color="0.35", wrap=True)
+    _save_figure(figure, path)
+
+
+def attention_overlay(image, attn_weights):
+    """A picture with the place it is looked at kept bright and the rest dimmed.
+
+    Args: image uint8 (3, height, width); attn_weights (grid_h, grid_w), summing to 1.
+    Returns: uint8 (3, height, width).
+    """
+    height, width = image.shape[1:]
+    weights = np.pad(attn_weights.detach().cpu().double().numpy(), 1, mode="edge")  # lets the zoom reach the border
+    rows, columns = (n - 2 for n in weights.shape)
+    # cubic upsampling of cell centres; the padding is cut off again
+    smooth = zoom(weights, (height / rows, width / columns), order=3, mode="nearest", grid_mode=True)
+    top, left = round(height / rows), round(width / columns)
+    smooth = smooth[top : top + height, left : left + width].clip(min=0)
+    brightness = 0.25 + 0.75 * smooth / max(smooth.max(), 1e-12)
+    glow = np.array([255, 170, 0]).reshape(3, 1, 1) * 0.35 * smooth / max(smooth.max(), 1e-12)
+    blended = image.cpu().numpy() * brightness * 0.9 + glow
+    return torch.from_numpy(blended.round().clip(0, 255).astype(np.uint8))
+
+
+def attention_visualizer(img, attn_weights, token):
+    """One word and where the model looked for it.
+
+    Args: img uint8 (3, height, width); attn_weights (grid_h, grid_w); token, the word.
+    Returns: uint8 (3, height + 25, width): the word in a band above the picture.
+    """
+    height, width = img.shape[1:]
+    canvas = Image.new("RGB", (width, height + BAND), "white")
+    canvas.paste(Image.fromarray(attention_overlay(img, attn_weights).permute(1, 2, 0).numpy()), (0, BAND))
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 16)
+    if font.getlength(token) > width - 4:
+        font = font.font_variant(size=max(6, int(16 * (width - 4) / font.getlength(token))))
+    ImageDraw.Draw(canvas).text((width / 2, BAND / 2), token, fill="black", font=font, anchor="mm")
+    return pil_to_tensor(canvas)
+
+
+def save_attention(stem, image, words, attn_weights, side=224):
+    """Where the model looked for each word: ``stem_attention.png``, all words side by side, and
+    ``stem_attention.gif``, the moving gaze.
+
+    Args: image uint8 (3, S, S); words, a list of T strings; attn_weights (T or more, grid_h, grid_w).
+    """
+    image = torch.nn.functional.interpolate(image[None].float(), (side, side), mode="bicubic", antialias=True)
+    image = image[0].round().clamp(0, 255).byte()
+    frames = [attention_visualizer(image, weights, word) for word, weights in zip(words, attn_weights)]
+    if not frames:
+        return
+    columns = min(len(frames) + 1, 6)
+    plain = torch.full_like(frames[0], 255)
+    plain[:, BAND:] = image
+    tiles = [plain, *frames]
+    tiles += [torch.full_like(plain, 255)] * (-len(tiles) % columns)
+    rows = math.ceil(len(tiles) / columns)
+    grid = torch.cat([torch.cat(tiles[r * columns : (r + 1) * columns], dim=2) for r in range(rows)], dim=1)
+    with replacing(f"{stem}_attention.png") as unfinished:
+        _as_pil(grid).save(unfinished)
+    first, *rest = map(_as_pil, frames)
+    with replacing(f"{stem}_attention.gif") as unfinished:
+        first.save(unfinished, save_all=True, append_images=rest, duration=700, loop=0)
+
+
+def _as_pil(image):
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def _save_figure(figure, path):
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=120)

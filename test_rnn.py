@@ -1,0 +1,6 @@
+"""Evaluate an RNN checkpoint, or caption your own pictures: python test_rnn.py --help"""
+
+from rnn_lstm_captioning.cli import run_command, test_main
+
+if __name__ == "__main__":
+    run_command(lambda: test_main("rnn"))

@@ -1,0 +1,42 @@
+"""Small models and data for the tests."""
+
+import torch
+from torch import nn
+
+from rnn_lstm_captioning import CaptioningRNN
+from rnn_lstm_captioning.vocabulary import END, NULL, SPECIAL_TOKENS, START
+
+CELLS = ("rnn", "lstm", "attn")
+
+
+class TinyEncoder(nn.Module):
+    """Stands in for the CNN: 32-pixel patches as features, C = 6."""
+
+    name, out_channels, frozen = "tiny", 6, True
+
+    def __init__(self):
+        super().__init__()
+        self.cnn = nn.Conv2d(3, 6, 32, stride=32)
+
+    def forward(self, images):
+        return self.cnn(images.to(self.cnn.weight.dtype))
+
+
+def words_to_idx(V):
+    return {word: i for i, word in enumerate(SPECIAL_TOKENS + [f"w{k}" for k in range(V - 4)])}
+
+
+def tiny_captioner(cell, V=12, D=5, H=7, **keywords):
+    keywords = dict(ignore_index=NULL, image_encoder=TinyEncoder()) | keywords
+    return CaptioningRNN(words_to_idx(V), wordvec_dim=D, hidden_dim=H, cell_type=cell, **keywords).double()
+
+
+def random_captions(R, L, V, generator=None):
+    """R rows of <START> words <END> <NULL>..., of random lengths."""
+    captions = torch.full((R, L), NULL)
+    captions[:, 0] = START
+    for row in captions:
+        length = int(torch.randint(1, L - 1, (), generator=generator))
+        row[1 : length + 1] = torch.randint(4, V, (length,), generator=generator)
+        row[length + 1] = END
+    return captions

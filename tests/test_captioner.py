@@ -1,0 +1,138 @@
+import math
+
+import pytest
+import torch
+from helpers import CELLS, TinyEncoder, random_captions, tiny_captioner, words_to_idx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnn_lstm_captioning import CaptioningRNN, ImageEncoder, temporal_softmax_loss
+from rnn_lstm_captioning.vocabulary import END, NULL, START, UNK
+
+
+def images(N, side=64):
+    return torch.rand(N, 3, side, side, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_first_loss_is_ln_V_per_scored_word(cell):
+    V = 1000
+    captioner = tiny_captioner(cell, V=V, D=256, H=512).float()
+    captions = random_captions(64, 17, V)
+    scored = (captions[:, 1:] != NULL).sum().item() / 64
+    loss = captioner(images(64).float(), captions).item()
+    assert abs(loss / (scored * math.log(V)) - 1) < 0.05
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_parameter_count(cell):
+    V, D, H, C = 50, 8, 16, TinyEncoder.out_channels
+    captioner = tiny_captioner(cell, V=V, D=D, H=H)
+    gates = {"rnn": H * (D + H + 1), "lstm": 4 * H * (D + H + 1), "attn": 4 * H * (D + 2 * H + 1)}[cell]
+    expected = V * D + (C + 1) * H + gates + (H + 1) * V
+    counted = sum(p.numel() for name, p in captioner.named_parameters() if not name.startswith("image_encoder"))
+    assert counted == expected
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_parameter_gets_a_gradient_and_null_gets_none(cell):
+    captioner = tiny_captioner(cell)
+    captions = random_captions(6, 8, 12)
+    captioner(images(6), captions).backward()
+    for name, parameter in captioner.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    # what stands after <END> changes nothing
+    features = captioner.encode(images(6))
+    before = captioner.loss(features, captions)
+    longer = torch.cat([captions, torch.full((6, 3), NULL)], dim=1)
+    torch.testing.assert_close(captioner.loss(features, longer), before, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_loss_is_the_temporal_softmax_loss_of_the_shifted_captions(cell):
+    captioner = tiny_captioner(cell)
+    captions, features = random_captions(4, 7, 12), torch.randn(4, 6, 2, 3, dtype=torch.float64)
+    scores = captioner.scores(features, captions[:, :-1])
+    expected = temporal_softmax_loss(scores, captions[:, 1:], NULL)
+    torch.testing.assert_close(captioner.loss(features, captions), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("side", [112, 64])
+def test_teacher_forcing_a_sampled_caption_reproduces_every_argmax(cell, side):
+    encoder = ImageEncoder(pretrained=False)
+    captioner = CaptioningRNN(words_to_idx(40), hidden_dim=32, wordvec_dim=16, cell_type=cell, image_encoder=encoder)
+    check_sample(captioner, torch.randint(0, 256, (5, 3, side, side), dtype=torch.uint8), 15)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@given(
+    N=st.integers(1, 6),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 3),
+    T=st.integers(1, 8),
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=25)
+def test_sample_for_any_grid(cell, N, rows, columns, T, seed):
+    torch.manual_seed(seed)
+    captioner = tiny_captioner(cell)
+    captioner.vocabulary_projection.weight.data *= 20  # confident, so that captions end at different times
+    captioner.vocabulary_projection.bias.data[END] += 2
+    check_sample(captioner, torch.rand(N, 3, 32 * rows, 32 * columns, dtype=torch.float64), T)
+
+
+def check_sample(captioner, images, T):
+    captioner.train()
+    result = captioner.sample(images, max_length=T)
+    assert captioner.training
+    captions, weights = result if captioner.cell_type == "attn" else (result, None)
+    N = len(images)
+    assert captions.shape == (N, T) and captions.dtype == torch.int64
+    ended = (captions == END).cumsum(1) - (captions == END).long() > 0  # strictly after <END>
+    assert (captions[ended] == NULL).all()
+    live = captions[~ended]
+    assert not torch.isin(live, torch.tensor([NULL, START, UNK])).any()
+    captioner.eval()
+    features = captioner.encode(images)
+    fed = torch.cat([torch.full((N, 1), START), captions[:, :-1]], dim=1)
+    scores = captioner.scores(features, fed)
+    scores[:, :, [NULL, START, UNK]] = -torch.inf
+    assert torch.equal(scores.argmax(2)[~ended], live)
+    if weights is not None:
+        assert weights.shape == (N, T, *features.shape[2:])
+        sums = weights.sum((2, 3))
+        torch.testing.assert_close(sums[~ended], torch.ones_like(sums[~ended]))
+        assert (sums[ended] == 0).all()
+
+
+def test_sample_ends_early_when_all_captions_have_ended(monkeypatch):
+    captioner = tiny_captioner("lstm")
+    captioner.vocabulary_projection.bias.data[END] = 1e3
+    steps, advance = [], captioner.advance
+    monkeypatch.setattr(captioner, "advance", lambda *a: steps.append(1) or advance(*a))
+    captions = captioner.sample(images(3), max_length=9)
+    assert len(steps) == 1 and captions[:, 0].eq(END).all() and captions[:, 1:].eq(NULL).all()
+
+
+def test_wrong_constructor_arguments():
+    with pytest.raises(ValueError, match="cell_type is 'gru', wanted one of rnn, lstm, attn"):
+        tiny_captioner("gru")
+    with pytest.raises(ValueError, match="input_dim is 400, but the features of tiny have 6 channels"):
+        tiny_captioner("rnn", input_dim=400)
+    assert tiny_captioner("rnn", input_dim=6).image_encoder.out_channels == 6
+    with pytest.raises(ValueError, match="word_to_idx must map"):
+        CaptioningRNN({"a": 0, "b": 1}, image_encoder=TinyEncoder())
+    with pytest.raises(ValueError, match="word_to_idx must map"):
+        CaptioningRNN(words_to_idx(9) | {"gap": 11}, image_encoder=TinyEncoder())
+    with pytest.raises(ValueError, match=r"features has shape \(2, 5, 2, 2\), wanted .* = \(N, 6, grid_h, grid_w\)"):
+        tiny_captioner("attn").loss(torch.zeros(2, 5, 2, 2), random_captions(2, 5, 12))
+
+
+def test_bf16_autocast_stays_close_to_fp32():
+    for cell in CELLS:
+        captioner = tiny_captioner(cell, V=50, D=16, H=32).float()
+        features, captions = torch.randn(8, 6, 2, 2), random_captions(8, 10, 50)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = captioner.loss(features, captions)
+        assert abs(loss.item() / captioner.loss(features, captions).item() - 1) < 0.02

@@ -1,0 +1,156 @@
+import http.server
+import threading
+
+import pytest
+import torch
+import torchvision
+
+from rnn_lstm_captioning import ImageEncoder, InputError
+from rnn_lstm_captioning.encoder import encode_all
+
+
+@pytest.mark.parametrize("name, C", [("regnet_x_400mf", 400), ("mobilenet_v2", 1280), ("resnet18", 512)])
+def test_features_are_the_networks_own_before_pooling(name, C, tmp_path):
+    network = torchvision.models.get_model(name, weights=None).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    encoder = ImageEncoder(name=name, weights_file=tmp_path / "w.pth")
+    assert encoder.out_channels == C
+    images = torch.randint(0, 256, (2, 3, 112, 112), dtype=torch.uint8)
+    features = encoder(images)
+    assert features.shape == (2, C, 4, 4)
+    assert encoder(images[:, :, :64, :96]).shape == (2, C, 2, 3)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normalised = torchvision.transforms.functional.normalize(images / 255, mean.tolist(), std.tolist())
+    head = network.fc if hasattr(network, "fc") else network.classifier
+    torch.testing.assert_close(head(features.mean((2, 3))), network(normalised), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder(images / 255), features)
+
+
+def test_frozen_encoder_never_changes():
+    encoder = ImageEncoder(pretrained=False)
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    encoder.train()
+    features = encoder(torch.rand(4, 3, 64, 64))
+    assert not features.requires_grad and not any(p.requires_grad for p in encoder.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+
+
+def test_finetuned_encoder_learns():
+    encoder = ImageEncoder(pretrained=False, frozen=False).train()
+    assert not encoder.cnn[0][1].running_mean.any()
+    encoder(torch.rand(4, 3, 64, 64)).sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+    assert encoder.cnn[0][1].running_mean.any()
+
+
+def test_bad_images_are_refused():
+    encoder = ImageEncoder(pretrained=False)
+    with pytest.raises(ValueError, match=r"images has shape \(3, 64, 64\), wanted \(N, 3, height, width\)"):
+        encoder(torch.rand(3, 64, 64))
+    with pytest.raises(ValueError, match="floats outside"):
+        encoder(255 * torch.rand(1, 3, 64, 64))
+    with pytest.raises(TypeError, match=r"dtype torch\.int64"):
+        encoder(torch.zeros(1, 3, 64, 64, dtype=torch.int64))
+
+
+def test_bad_networks_and_weights_are_refused(tmp_path):
+    with pytest.raises(InputError, match="--encoder nonsense is not a torchvision network"):
+        ImageEncoder(False, name="nonsense")
+    with pytest.raises(InputError, match="--encoder vit_b_16 has no spatial features"):
+        ImageEncoder(False, name="vit_b_16")
+    with pytest.raises(InputError, match="there is no such file"):
+        ImageEncoder(weights_file=tmp_path / "none.pth")
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"not weights")
+    with pytest.raises(InputError, match="not a file of weights"):
+        ImageEncoder(weights_file=path)
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), path)
+    with pytest.raises(InputError, match=r"does not fit --encoder regnet_x_400mf: \d+ of its tensors differ"):
+        ImageEncoder(weights_file=path)
+    torch.save([1, 2], path)
+    with pytest.raises(InputError, match="not a state dict"):
+        ImageEncoder(weights_file=path)
+
+
+# ------------------------------------------------------------------- torchvision's download path
+
+
+@pytest.fixture
+def weights_url(tmp_path, monkeypatch):
+    """RegNet's weights enum, pointed at a server on loopback that has random weights."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    torch.save(torchvision.models.regnet_x_400mf().state_dict(), folder / "regnet.pth")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    weights = torchvision.models.get_model_weights("regnet_x_400mf").DEFAULT
+
+    def point_at(file):
+        monkeypatch.setattr(weights.value, "url", f"http://127.0.0.1:{server.server_port}/{file}")
+        return folder / file
+
+    yield point_at
+    server.shutdown()
+    server.server_close()
+
+
+def test_imagenet_weights_come_through_torchvisions_download(weights_url, tmp_path):
+    path = weights_url("regnet.pth")
+    encoder = ImageEncoder(pretrained=True)
+    assert (tmp_path / "home/hub/checkpoints/regnet.pth").exists()
+    assert torch.equal(encoder.cnn[0][0].weight, torch.load(path, weights_only=True)["stem.0.weight"])
+
+
+def test_a_failed_download_names_the_other_choices(weights_url):
+    weights_url("missing.pth")
+    with pytest.raises(
+        InputError, match=r"could not be downloaded .*404.*--encoder-weights FILE.*--encoder-weights none"
+    ):
+        ImageEncoder(pretrained=True)
+
+
+# ------------------------------------------------------------------------------ the feature cache
+
+
+def test_features_are_computed_once_and_keyed_by_content(tmp_path, monkeypatch):
+    encoder = ImageEncoder(False, name="mobilenet_v2")
+    images = torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8)
+    features = encode_all(encoder, images, tmp_path / "data.train", batch_size=3)
+    assert features.dtype == torch.float16 and features.shape == (7, 1280, 2, 2)
+    torch.testing.assert_close(features.float(), encoder(images), rtol=2e-3, atol=1e-3)
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("data.train.mobilenet_v2-")
+
+    def computes(encoder, images):
+        batches = []
+        encode_all(encoder, images, tmp_path / "data.train", progress=lambda r: batches.append(1) or r)
+        return bool(batches)
+
+    assert not computes(encoder, images)
+    changed = images.clone()
+    changed[3, 1, 5, 5] ^= 1
+    assert computes(encoder, changed) and not computes(encoder, changed)
+    encoder.cnn[0][0][0].weight.data[0, 0, 0, 0] += 1
+    assert computes(encoder, images)
+
+
+def test_an_interrupted_feature_pass_leaves_nothing_behind(tmp_path):
+    def progress(batches):
+        yield from list(batches)[:1]
+        raise KeyboardInterrupt
+
+    encoder = ImageEncoder(False, name="mobilenet_v2")
+    with pytest.raises(KeyboardInterrupt):
+        encode_all(
+            encoder, torch.zeros(4, 3, 64, 64, dtype=torch.uint8), tmp_path / "x", batch_size=2, progress=progress
+        )
+    assert list(tmp_path.iterdir()) == []

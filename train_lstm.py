@@ -1,0 +1,6 @@
+"""Train the LSTM captioner: python train_lstm.py --help"""
+
+from rnn_lstm_captioning.cli import run_command, train_main
+
+if __name__ == "__main__":
+    run_command(lambda: train_main("lstm"))

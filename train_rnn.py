@@ -1,0 +1,6 @@
+"""Train the RNN captioner: python train_rnn.py --help"""
+
+from rnn_lstm_captioning.cli import run_command, train_main
+
+if __name__ == "__main__":
+    run_command(lambda: train_main("rnn"))
