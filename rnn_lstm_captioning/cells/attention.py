@@ -14,6 +14,7 @@ over image features: Xu et al., "Show, Attend and Tell" (2015), whose scores com
 import torch
 from torch import nn
 
+from .arithmetic import addmm, matmul, sigmoid_gradient, tanh, tanh_gradient
 from .shapes import at_autocast_precision, check_tensors
 
 GRID = "N H grid_h grid_w"
@@ -184,22 +185,22 @@ def _cell_gradients(weights, dattn, dscores, prev_h):
 
 def _project(x, Wx, b):
     # p_t = x_t Wx + b                                                                    (ATT-5)
-    return torch.addmm(b, x, Wx)  # (rows, 4H)
+    return addmm(b, x, Wx)  # (rows, 4H)
 
 
 def _advance(p, s, prev_c, W):
     H = prev_c.shape[1]
     # a_t = p_t + h_{t-1} Wh + attn_t Wattn                                               (ATT-6)
-    a = torch.addmm(p, s, W)  # (N, 4H)
+    a = addmm(p, s, W)  # (N, 4H)
     # i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)                                  (ATT-7)
     ifo = torch.sigmoid(a[:, : 3 * H])  # (N, 3H)
     i, f, o = ifo.chunk(3, dim=1)  # (N, H) each
     # g = tanh(a_g)                                                                       (ATT-8)
-    g = torch.tanh(a[:, 3 * H :])  # (N, H)
+    g = tanh(a[:, 3 * H :])  # (N, H)
     # c_t = f * c_{t-1} + i * g                                                           (ATT-9)
     next_c = torch.addcmul(f * prev_c, i, g)  # (N, H)
     # h_t = o * tanh(c_t)                                                                (ATT-10)
-    tanh_c = torch.tanh(next_c)  # (N, H)
+    tanh_c = tanh(next_c)  # (N, H)
     next_h = o * tanh_c  # (N, H)
     return next_h, next_c, (ifo, g, prev_c, tanh_c)
 
@@ -218,31 +219,21 @@ def _retreat(dh, dc, gates, W, out):
     # da_g = dc_t * i * (1 - g^2)                                                        (ATT-14)
     tanh_gradient(dc * i, g, out=da_g)  # (N, H)
     # dh_{t-1} = da_t Wh^T     dattn_t = da_t Wattn^T                                    (ATT-15)
-    ds = out @ W.T  # (N, 2H)
+    ds = matmul(out, W.T)  # (N, 2H)
     # dc_{t-1} = dc_t * f                                                                (ATT-16)
     return ds, dc * f
 
 
 def _input_and_weight_gradients(da, x, s, Wx):
     # dx_t = da_t Wx^T                                                                   (ATT-23)
-    dx = da @ Wx.T  # (rows, D)
+    dx = matmul(da, Wx.T)  # (rows, D)
     # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul          (ATT-24)
-    dWx = x.T @ da  # (D, 4H)
+    dWx = matmul(x.T, da)  # (D, 4H)
     # dWh = sum over t of h_{t-1}^T da_t     dWattn = sum over t of attn_t^T da_t         (ATT-25)
-    dW = s.T @ da  # (2H, 4H)
+    dW = matmul(s.T, da)  # (2H, 4H)
     # db = sum over t and the batch of da_t                                              (ATT-26)
     db = da.sum(0)  # (4H,)
     return dx, dWx, dW, db
-
-
-def sigmoid_gradient(dy, y, out):
-    """dy * y * (1 - y), the gradient through y = sigmoid(a), in one pass over memory."""
-    return torch.ops.aten.sigmoid_backward.grad_input(dy, y, grad_input=out)
-
-
-def tanh_gradient(dy, y, out=None):
-    """dy * (1 - y^2), the gradient through y = tanh(a)."""
-    return torch.addcmul(dy, dy * y, y, value=-1, out=out)
 
 
 # ----------------------------------------------------------------------------------- the module

@@ -12,6 +12,7 @@ Schmidhuber and Cummins (2000); forget bias 1: Jozefowicz, Zaremba and Sutskever
 import torch
 from torch import nn
 
+from .arithmetic import addmm, matmul, sigmoid_gradient, tanh, tanh_gradient
 from .shapes import at_autocast_precision, check_tensors
 
 # ------------------------------------------------------------------------------------- one step
@@ -96,22 +97,22 @@ def lstm_backward(dh, cache):
 
 def _project(x, Wx, b):
     # p_t = x_t Wx + b                                                                   (LSTM-1)
-    return torch.addmm(b, x, Wx)  # (rows, 4H)
+    return addmm(b, x, Wx)  # (rows, 4H)
 
 
 def _advance(p, prev_h, prev_c, Wh):
     H = prev_h.shape[1]
     # a_t = p_t + h_{t-1} Wh                                                             (LSTM-2)
-    a = torch.addmm(p, prev_h, Wh)  # (N, 4H)
+    a = addmm(p, prev_h, Wh)  # (N, 4H)
     # i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)                                 (LSTM-3)
     ifo = torch.sigmoid(a[:, : 3 * H])  # (N, 3H)
     i, f, o = ifo.chunk(3, dim=1)  # (N, H) each
     # g = tanh(a_g)                                                                      (LSTM-4)
-    g = torch.tanh(a[:, 3 * H :])  # (N, H)
+    g = tanh(a[:, 3 * H :])  # (N, H)
     # c_t = f * c_{t-1} + i * g                                                          (LSTM-5)
     next_c = torch.addcmul(f * prev_c, i, g)  # (N, H)
     # h_t = o * tanh(c_t)                                                                (LSTM-6)
-    tanh_c = torch.tanh(next_c)  # (N, H)
+    tanh_c = tanh(next_c)  # (N, H)
     next_h = o * tanh_c  # (N, H)
     return next_h, next_c, (ifo, g, prev_c, tanh_c)
 
@@ -130,31 +131,21 @@ def _retreat(dh, dc, gates, Wh, out):
     # da_g = dc_t * i * (1 - g^2)                                                       (LSTM-10)
     tanh_gradient(dc * i, g, out=da_g)  # (N, H)
     # dh_{t-1} = da_t Wh^T                                                              (LSTM-11)
-    dprev_h = out @ Wh.T  # (N, H)
+    dprev_h = matmul(out, Wh.T)  # (N, H)
     # dc_{t-1} = dc_t * f                                                               (LSTM-12)
     return dprev_h, dc * f
 
 
 def _input_and_weight_gradients(da, x, prev_h, Wx):
     # dx_t = da_t Wx^T                                                                  (LSTM-13)
-    dx = da @ Wx.T  # (rows, D)
+    dx = matmul(da, Wx.T)  # (rows, D)
     # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul         (LSTM-14)
-    dWx = x.T @ da  # (D, 4H)
+    dWx = matmul(x.T, da)  # (D, 4H)
     # dWh = sum over t of h_{t-1}^T da_t                                                (LSTM-15)
-    dWh = prev_h.T @ da  # (H, 4H)
+    dWh = matmul(prev_h.T, da)  # (H, 4H)
     # db = sum over t and the batch of da_t                                             (LSTM-16)
     db = da.sum(0)  # (4H,)
     return dx, dWx, dWh, db
-
-
-def sigmoid_gradient(dy, y, out):
-    """dy * y * (1 - y), the gradient through y = sigmoid(a), in one pass over memory."""
-    return torch.ops.aten.sigmoid_backward.grad_input(dy, y, grad_input=out)
-
-
-def tanh_gradient(dy, y, out=None):
-    """dy * (1 - y^2), the gradient through y = tanh(a)."""
-    return torch.addcmul(dy, dy * y, y, value=-1, out=out)
 
 
 # ----------------------------------------------------------------------------------- the module

@@ -10,6 +10,7 @@ Source: Elman, "Finding Structure in Time" (1990); backpropagation through time:
 import torch
 from torch import nn
 
+from .arithmetic import addmm, matmul, tanh, tanh_gradient
 from .shapes import at_autocast_precision, check_tensors
 
 # ------------------------------------------------------------------------------------- one step
@@ -88,30 +89,30 @@ def rnn_backward(dh, cache):
 
 def _project(x, Wx, b):
     # p_t = x_t Wx + b                                                                    (RNN-1)
-    return torch.addmm(b, x, Wx)  # (rows, H)
+    return addmm(b, x, Wx)  # (rows, H)
 
 
 def _advance(p, prev_h, Wh):
     # a_t = p_t + h_{t-1} Wh                                                              (RNN-2)
-    a = torch.addmm(p, prev_h, Wh)  # (N, H)
+    a = addmm(p, prev_h, Wh)  # (N, H)
     # h_t = tanh(a_t)                                                                     (RNN-3)
-    return torch.tanh(a)  # (N, H)
+    return tanh(a)  # (N, H)
 
 
 def _retreat(dnext_h, next_h, Wh, out):
     # da_t = dh_t * (1 - h_t^2)                                                           (RNN-4)
-    da = torch.addcmul(dnext_h, dnext_h * next_h, next_h, value=-1, out=out)  # (N, H)
+    da = tanh_gradient(dnext_h, next_h, out=out)  # (N, H)
     # dh_{t-1} = da_t Wh^T                                                                (RNN-5)
-    return da @ Wh.T  # (N, H)
+    return matmul(da, Wh.T)  # (N, H)
 
 
 def _input_and_weight_gradients(da, x, prev_h, Wx):
     # dx_t = da_t Wx^T                                                                    (RNN-6)
-    dx = da @ Wx.T  # (rows, D)
+    dx = matmul(da, Wx.T)  # (rows, D)
     # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul           (RNN-7)
-    dWx = x.T @ da  # (D, H)
+    dWx = matmul(x.T, da)  # (D, H)
     # dWh = sum over t of h_{t-1}^T da_t                                                  (RNN-8)
-    dWh = prev_h.T @ da  # (H, H)
+    dWh = matmul(prev_h.T, da)  # (H, H)
     # db = sum over t and the batch of da_t                                               (RNN-9)
     db = da.sum(0)  # (H,)
     return dx, dWx, dWh, db

@@ -1,0 +1,20 @@
+# make train: from nothing to captions of unseen pictures; make test: the test suite
+PYTHON ?= python3
+RUN = .venv/bin/python
+
+train: .venv/installed
+	$(RUN) train_lstm_attention.py @recipes/scenes.args
+	$(RUN) test_lstm_attention.py --checkpoint cv/attn_best.pt --num-samples 6 --out outputs
+
+test: .venv/installed
+	$(RUN) -m pytest
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install -q -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf cv outputs .pytest_cache .hypothesis .ruff_cache
+
+.PHONY: train test clean

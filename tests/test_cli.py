@@ -1,0 +1,191 @@
+"""The six scripts, from arguments to files and exit codes."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from rnn_lstm_captioning import InputError
+from rnn_lstm_captioning.checkpoint import load_checkpoint, restore_captioner
+from rnn_lstm_captioning.cli import ArgumentParser, run_command, test_main, train_main
+from rnn_lstm_captioning.data.scenes import make_scenes
+
+test_main.__test__ = False  # the name says what it does, not that pytest should call it
+
+
+@pytest.fixture(scope="module")
+def scenes_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "scenes.pt"
+    torch.save(make_scenes(num_train=8, num_val=4), path)
+    return path
+
+
+SMALL = "--hidden-dim 16 --wordvec-dim 8 --encoder-weights none --batch-size 16 --quiet --device cpu".split()
+
+
+def train(cell, scenes_file, out, *extra):
+    train_main(cell, ["--data", str(scenes_file), "--out", str(out), *SMALL, *extra])
+
+
+@pytest.fixture(scope="module", params=["rnn", "lstm", "attn"])
+def trained(request, scenes_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp(request.param)
+    train(request.param, scenes_file, out, "--epochs", "2")
+    return request.param, out
+
+
+def test_training_writes_checkpoints_log_and_curve(trained):
+    cell, out = trained
+    assert {p.name for p in out.iterdir()} == {f"{cell}_{x}" for x in ("last.pt", "best.pt", "log.csv", "loss.png")}
+    with open(out / f"{cell}_log.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"] and rows[1]["step"] == "6"
+    assert float(rows[1]["val_loss"]) < float(rows[0]["val_loss"])
+    checkpoint = load_checkpoint(out / f"{cell}_best.pt")
+    assert checkpoint["cell"] == cell and checkpoint["image_size"] == 112 and checkpoint["training"] is None
+    assert checkpoint["settings"]["epochs"] == 2
+
+
+def test_evaluation_prints_loss_and_draws_samples(trained, tmp_path, capsys):
+    cell, out = trained
+    test_main(cell, ["--checkpoint", str(out / f"{cell}_last.pt"), "--out", str(tmp_path), "--num-samples", "2"])
+    printed = capsys.readouterr().out
+    with open(out / f"{cell}_log.csv") as file:
+        last = list(csv.DictReader(file))[-1]
+    words = printed.split("loss ")[1].split()
+    assert float(words[0]) == pytest.approx(float(last["val_loss"]), rel=2e-3)
+    assert "val: 20 captions of 4 pictures" in printed and "(true: " in printed
+    expected = {f"{split}_{k}.png" for split in ("train", "val") for k in range(2)}
+    names = {p.name for p in tmp_path.iterdir()}
+    assert expected <= names
+    assert all(("attention" in name) == (name not in expected) for name in names)
+
+
+def test_pictures_are_captioned_without_data(trained, tmp_path, capsys):
+    cell, out = trained
+    Image.new("RGB", (300, 200), "blue").save(tmp_path / "blue.jpg")
+    Image.new("L", (50, 60), 80).save(tmp_path / "gray.png")
+    (tmp_path / "broken.jpg").write_text("no")
+    test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path)])
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [str(tmp_path / "blue.jpg"), str(tmp_path / "gray.png")]
+    assert "broken.jpg" in captured.err
+    with pytest.raises(InputError, match="none of the pictures could be read"):
+        test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path / "broken.jpg")])
+
+
+def test_a_checkpoint_of_another_cell_names_the_right_script(trained):
+    cell, out = trained
+    other = {"rnn": "lstm", "lstm": "attn", "attn": "rnn"}[cell]
+    right = {"rnn": "test_rnn.py", "lstm": "test_lstm.py", "attn": "test_lstm_attention.py"}[cell]
+    with pytest.raises(InputError, match=f"use python {right} --checkpoint"):
+        test_main(other, ["--checkpoint", str(out / f"{cell}_best.pt")])
+
+
+def test_another_vocabulary_is_refused(trained, tmp_path):
+    cell, out = trained
+    data = make_scenes(num_train=2, num_val=1, seed=5)
+    torch.save(data, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="another vocabulary"):
+        test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--data", str(tmp_path / "other.pt")])
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(scenes_file, tmp_path, monkeypatch):
+    from rnn_lstm_captioning import training
+
+    train("lstm", scenes_file, tmp_path / "whole", "--epochs", "3")
+    show, calls = training.Trainer.show, []
+
+    def interrupt(self, *args):
+        show(self, *args)
+        calls.append(1)
+        if len(calls) == 5:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(training.Trainer, "show", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train("lstm", scenes_file, tmp_path / "parts", "--epochs", "3")
+    assert load_checkpoint(tmp_path / "parts/lstm_last.pt")["training"]["step"] == 5
+    train("lstm", scenes_file, tmp_path / "parts", "--epochs", "3", "--resume")
+    whole, parts = (load_checkpoint(tmp_path / name / "lstm_last.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in whole["model"])
+
+
+def test_finetuning_changes_the_encoder_and_the_checkpoint_carries_it(scenes_file, tmp_path):
+    train("rnn", scenes_file, tmp_path, "--epochs", "1", "--finetune-encoder")
+    checkpoint = load_checkpoint(tmp_path / "rnn_last.pt")
+    captioner = restore_captioner(checkpoint, "x")
+    assert captioner.image_encoder.cnn[0][1].running_mean.any()
+    assert not captioner.training
+
+
+def test_dry_run_touches_nothing_else(scenes_file, tmp_path, capsys):
+    before = set(scenes_file.parent.iterdir())
+    train("attn", scenes_file, tmp_path, "--dry-run", "--epochs", "50", "--batch-size", "2")
+    assert [p.name for p in tmp_path.iterdir()] == ["dry-run"]
+    assert set(scenes_file.parent.iterdir()) == before
+    assert load_checkpoint(tmp_path / "dry-run/attn_last.pt")["training"]["step"] <= 4
+
+
+def test_bf16_trains(scenes_file, tmp_path):
+    train("attn", scenes_file, tmp_path, "--epochs", "1", "--precision", "bf16")
+    assert load_checkpoint(tmp_path / "attn_last.pt")["model"]["cell.Wx"].dtype == torch.float32
+
+
+def test_a_nonfinite_loss_stops_the_run(scenes_file, tmp_path):
+    with pytest.raises(RuntimeError, match="step .*: the loss is .*--learning-rate"):
+        train("rnn", scenes_file, tmp_path, "--epochs", "9", "--learning-rate", "1e30", "--clip", "0")
+
+
+def test_arguments_from_a_file(tmp_path):
+    (tmp_path / "x.args").write_text("--epochs 3 --name 'two words'  # why\n\n# a comment\n--flag\n")
+    parser = ArgumentParser()
+    (
+        parser.add_argument("--epochs", type=int),
+        parser.add_argument("--name"),
+        parser.add_argument("--flag", action="store_true"),
+    )
+    args = parser.parse_args([f"@{tmp_path}/x.args", "--epochs", "4"])
+    assert (args.epochs, args.name, args.flag) == (4, "two words", True)
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [(None, 0), (OSError("disk full"), 1), (InputError("no"), 2), (KeyboardInterrupt(), 130)],
+)
+def test_exit_codes(error, code, capsys):
+    def main():
+        if error:
+            raise error
+
+    if code == 0:
+        return run_command(main)
+    with pytest.raises(SystemExit) as exit:
+        run_command(main)
+    assert exit.value.code == code and capsys.readouterr().err
+
+
+def run_script(*arguments):
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=100)
+
+
+def test_scripts_report_wrong_input_in_one_line_with_exit_code_2(tmp_path):
+    missing = run_script("test_lstm.py", "--checkpoint", tmp_path / "none.pt")
+    assert missing.returncode == 2 and missing.stderr.startswith("test_lstm.py: ") and missing.stderr.count("\n") == 1
+    unknown = run_script("train_lstm_attention.py", "--epoch", "3")
+    assert unknown.returncode == 2 and "unrecognized arguments: --epoch" in unknown.stderr
+    data = run_script("train_rnn.py", "--data", tmp_path / "none.pt")
+    assert data.returncode == 2 and "there is no such caption file" in data.stderr
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "lstm_attention"])
+def test_help(name):
+    for script in (f"train_{name}.py", f"test_{name}.py"):
+        result = run_script(script, "--help")
+        assert result.returncode == 0 and "--" in result.stdout
