@@ -6,7 +6,7 @@ from torch import nn
 from .cells import LSTM, RNN, AttentionLSTM, dot_product_attention
 from .decoding import greedy_search
 from .encoder import ImageEncoder
-from .layers import WordEmbedding, temporal_softmax_loss
+from .layers import Affine, WordEmbedding, projected_softmax_loss
 from .vocabulary import SPECIAL_TOKENS
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "attn": AttentionLSTM}
@@ -57,11 +57,10 @@ class CaptioningRNN(nn.Module):
             raise ValueError(
                 f"input_dim is {input_dim}, but the features of {self.image_encoder.name} have {C} channels"
             )
-        # nn.Linear's weights and biases, and so both projections', start uniform in +-1/sqrt(fan_in)
-        self.feature_projection = nn.Linear(C, hidden_dim)
+        self.feature_projection = Affine(C, hidden_dim)
         self.word_embedding = WordEmbedding(V, wordvec_dim)
         self.cell = CELLS[cell_type](wordvec_dim, hidden_dim)
-        self.vocabulary_projection = nn.Linear(hidden_dim, V)
+        self.vocabulary_projection = Affine(hidden_dim, V)
 
     def encode(self, images):
         """images (N, 3, S, S), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
@@ -76,21 +75,25 @@ class CaptioningRNN(nn.Module):
 
         Args: features (N, C, grid_h, grid_w); captions int64 (N, L), ``<START> words <END>`` padded.
         """
-        scores = self.scores(features, captions[:, :-1])
-        return temporal_softmax_loss(scores, captions[:, 1:], self.ignore_index)
+        h = self.hidden_states(features, captions[:, :-1])
+        projection = self.vocabulary_projection
+        return projected_softmax_loss(h, captions[:, 1:], projection.W, projection.b, self.ignore_index)
 
     def scores(self, features, words):
         """Teacher forcing: words int64 (N, T), ``<START>`` first -> scores of each next word (N, T, V)."""
+        return self.vocabulary_projection(self.hidden_states(features, words))
+
+    def hidden_states(self, features, words):
+        """features (N, C, grid_h, grid_w), words int64 (N, T) -> h (N, T, H)."""
         x = self.word_embedding(words)  # (N, T, D)
-        h = self.cell(x, self.project_features(features))  # (N, T, H)
-        return self.vocabulary_projection(h)
+        return self.cell(x, self.project_features(features))
 
     def project_features(self, features):
         """features (N, C, grid_h, grid_w) -> h0 (N, H), or A (N, H, grid_h, grid_w) for "attn"."""
         if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
             wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
-        features = features.to(self.feature_projection.weight.dtype)
+        features = features.to(self.feature_projection.W.dtype)
         if self.cell_type != "attn":
             return self.feature_projection(features.mean((2, 3)))
         rows = self.feature_projection(features.flatten(2).transpose(1, 2))  # (N, G, H)

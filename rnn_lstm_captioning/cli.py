@@ -20,7 +20,7 @@ from .errors import InputError
 from .storage import cache_folder
 from .training import NonFiniteLossError, Pairs, Trainer, evaluate, write_log
 from .visualize import save_attention, save_captioned_picture, save_loss_curve
-from .vocabulary import NULL, decode_captions
+from .vocabulary import NULL, decode_captions, tokenize
 
 SCRIPTS = {"rnn": "rnn", "lstm": "lstm", "attn": "lstm_attention"}
 
@@ -37,6 +37,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def run_command(main):
     """Run a command line's main function and leave the process with the exit code of its outcome."""
+    torch.set_flush_denormal(True)  # numbers below 1e-38 would slow a CPU down a hundredfold
     try:
         main()
     except InputError as error:
@@ -120,7 +121,7 @@ def train_main(cell, arguments=None):
             if trainer.step == trainer.history[-1]["step"]:
                 print_epoch(trainer.history[-1], args.epochs)
 
-    trainer = Trainer(captioner, train, val, args, save, autocast=_autocast(args.device, args.precision))
+    trainer = Trainer(captioner, train, val, args, save, autocast=autocast(args.device, args.precision))
     if args.resume:
         resume(trainer, args.out / f"{cell}_last.pt" if args.resume is True else Path(args.resume), cell, data)
     finished = trainer.run()
@@ -289,6 +290,13 @@ def evaluate_data(captioner, checkpoint, args):
         f"{args.split}: {len(split)} captions of {len(split.images)} pictures; loss {per_caption:.3f} nats per "
         f"caption, {per_word:.3f} nats per word, perplexity {perplexity:.2f} per word"
     )
+    if split.references:
+        captions = caption_images(captioner, split.images, args)
+        right = sum(
+            caption in [" ".join(tokenize(text)) for text in references]
+            for (caption, _), references in zip(captions, split.references)
+        )
+        print(f"{args.split}: {right / len(captions):.1%} of the captions are word for word one of their references")
     out = args.out or Path("outputs")
     for name in ("train", "val"):
         draw_samples(captioner, data.splits[name], name, out, args)
@@ -310,9 +318,12 @@ def draw_samples(captioner, split, name, out, args):
 
 def caption_images(captioner, images, args):
     """For each image its caption, and where an attention captioner looked at each of its words."""
-    result = captioner.sample(images.to(args.device), args.max_length)
-    captions, weights = result if isinstance(result, tuple) else (result, [None] * len(images))
-    return list(zip(decode_captions(captions, captioner.idx_to_word), weights))
+    captioned = []
+    for batch in images.split(64):
+        result = captioner.sample(batch.to(args.device), args.max_length)
+        captions, weights = result if isinstance(result, tuple) else (result, [None] * len(batch))
+        captioned += zip(decode_captions(captions, captioner.idx_to_word), weights)
+    return captioned
 
 
 def draw(stem, image, caption, references, weights):
@@ -347,5 +358,6 @@ def _default_device():
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _autocast(device, precision):
+def autocast(device, precision):
+    """A function that returns the context in which a loss is computed at a precision."""
     return partial(torch.autocast, torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,7 +1,12 @@
-"""The layers around the cell: word vectors, the vocabulary projection and the temporal softmax loss."""
+"""The layers around the cell: word vectors, affine maps, and the temporal softmax loss."""
 
 import torch
 from torch import nn
+
+from .cells.arithmetic import addmm, matmul
+from .cells.shapes import at_autocast_precision
+
+CHUNK = 2**22  # scores held at a time: 16 MB in float32
 
 
 class WordEmbedding(nn.Module):
@@ -20,11 +25,46 @@ class WordEmbedding(nn.Module):
         return nn.functional.embedding(words, self.W_embed)
 
 
+class Affine(nn.Module):
+    """An affine map of the last dimension, x W + b.
+
+    Parameters: W (in_dim, out_dim) and b (out_dim,), uniform in +-1/sqrt(in_dim), as nn.Linear's are.
+    """
+
+    def __init__(self, in_dim, out_dim):
+        super().__init__()
+        self.W = nn.Parameter(torch.empty(in_dim, out_dim).uniform_(-1, 1) / in_dim**0.5)
+        self.b = nn.Parameter(torch.empty(out_dim).uniform_(-1, 1) / in_dim**0.5)
+
+    def forward(self, x):
+        """x (..., in_dim) -> (..., out_dim)."""
+        y = _AffineFunction.apply(*at_autocast_precision(x.flatten(0, -2), self.W, self.b))
+        return y.unflatten(0, x.shape[:-1])
+
+
+class _AffineFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, W, b):
+        ctx.save_for_backward(x, W)
+        # y = x W + b                                                                     (AFF-1)
+        return addmm(b, x, W)  # (rows, out)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy):
+        x, W = ctx.saved_tensors
+        # dx = dy W^T, only where the features are trained too                            (AFF-2)
+        dx = matmul(dy, W.T) if ctx.needs_input_grad[0] else None  # (rows, in)
+        # dW = x^T dy     db = sum over the rows of dy                                    (AFF-3)
+        return dx, matmul(x.T, dy), dy.sum(0)
+
+
 def temporal_softmax_loss(x, y, ignore_index=None):
     """Cross-entropy of every word, summed over time and averaged over the minibatch.
 
-    Args: x (N, T, V), unnormalised scores of any floating dtype; y (N, T), int64, the right words
-        in [0, V); positions where y == ignore_index add neither loss nor gradient.
+    Args: x (N, T, V), unnormalised scores of any floating dtype (16-bit ones are added up in
+        float32); y (N, T), int64, the right words in [0, V); positions where y == ignore_index add
+        neither loss nor gradient.
     Returns: scalar, in nats per caption. It is 0 if every position is ignored.
     Raises: TypeError or ValueError that names the argument which does not fit.
     """
@@ -36,9 +76,56 @@ def temporal_softmax_loss(x, y, ignore_index=None):
         raise ValueError(f"x has shape {tuple(x.shape)}, wanted (N, T, V)")
     if y.shape != x.shape[:2]:
         raise ValueError(f"y has shape {tuple(y.shape)}, wanted (N, T) = {tuple(x.shape[:2])}")
+    if x.dtype in (torch.bfloat16, torch.float16):
+        x = x.float()
     scored = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     # -log p(y) = log sum over v of exp(x_v) - x_y                                       (LOSS-1)
     word_scores = x.gather(2, y.where(scored, 0).unsqueeze(2)).squeeze(2)  # (N, T)
     word_losses = torch.logsumexp(x, dim=2) - word_scores  # (N, T)
     # loss = 1/N sum over n and t of -log p(y_nt), without the ignored positions         (LOSS-2)
     return word_losses.where(scored, 0).sum() / len(x)
+
+
+def projected_softmax_loss(h, y, W, b, ignore_index=None):
+    """``temporal_softmax_loss(h @ W + b, y, ignore_index)``, never holding all (N, T, V) scores.
+
+    Ignored positions are dropped before the matmul; the rest is scored in chunks, whose gradients
+    are taken at once, so that the scores are needed neither twice nor later.
+
+    Args: h (N, T, H), y (N, T) int64, W (H, V), b (V,). Returns: scalar, in nats per caption.
+    """
+    rows, words = h.flatten(0, 1), y.flatten()  # (N * T, H), (N * T,)
+    if ignore_index is not None:
+        scored = (words != ignore_index).nonzero().squeeze(1)
+        rows, words = rows.index_select(0, scored), words[scored]
+    return _ProjectedLoss.apply(rows, words, W, b, torch.is_grad_enabled()) / len(h)
+
+
+class _ProjectedLoss(torch.autograd.Function):
+    """The summed loss of rows h (M, H) with words y (M,)."""
+
+    @staticmethod
+    def forward(ctx, h, y, W, b, with_gradients):
+        total = torch.zeros((), dtype=W.dtype, device=W.device)
+        dh, dW, db = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
+        W_used, b_used = W.to(h.dtype), b.to(h.dtype)  # under autocast, h comes in bf16
+        step = max(1, CHUNK // W.shape[1])
+        for start in range(0, len(h), step):
+            rows = slice(start, start + step)
+            scores = addmm(b_used, h[rows], W_used)  # (rows, V)
+            with torch.set_grad_enabled(with_gradients):
+                loss = temporal_softmax_loss(scores.requires_grad_(with_gradients)[None], y[rows][None])
+            total += loss.detach()
+            if with_gradients:
+                (dscores,) = torch.autograd.grad(loss, scores)
+                dh[rows] = matmul(dscores, W_used.T)
+                dW += matmul(h[rows].T, dscores)
+                db += dscores.sum(0)
+        ctx.gradients = dh, dW, db
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dloss):
+        dh, dW, db = ctx.gradients
+        return dh * dloss, None, dW * dloss, db * dloss, None

@@ -81,7 +81,12 @@ class Trainer:
         self.settings, self.save, self.autocast = settings, save, autocast
         optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
         parameters = [p for p in captioner.parameters() if p.requires_grad]
-        self.optimizer = optimizer(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.optimizer = optimizer(
+            parameters,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=parameters[0].device.type in ("cpu", "cuda"),  # one pass over memory
+        )
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.step, self.best, self.history = 0, math.inf, []

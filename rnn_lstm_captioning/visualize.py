@@ -7,7 +7,7 @@ import torch
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import zoom
+from scipy.ndimage import gaussian_filter, zoom
 from torchvision.transforms.functional import pil_to_tensor
 
 from .storage import replacing
@@ -50,15 +50,12 @@ def attention_overlay(image, attn_weights):
     Returns: uint8 (3, height, width).
     """
     height, width = image.shape[1:]
-    weights = np.pad(attn_weights.detach().cpu().double().numpy(), 1, mode="edge")  # lets the zoom reach the border
-    rows, columns = (n - 2 for n in weights.shape)
-    # cubic upsampling of cell centres; the padding is cut off again
-    smooth = zoom(weights, (height / rows, width / columns), order=3, mode="nearest", grid_mode=True)
-    top, left = round(height / rows), round(width / columns)
-    smooth = smooth[top : top + height, left : left + width].clip(min=0)
-    brightness = 0.25 + 0.75 * smooth / max(smooth.max(), 1e-12)
-    glow = np.array([255, 170, 0]).reshape(3, 1, 1) * 0.35 * smooth / max(smooth.max(), 1e-12)
-    blended = image.cpu().numpy() * brightness * 0.9 + glow
+    weights = attn_weights.detach().cpu().double().numpy()
+    cell = height / weights.shape[0], width / weights.shape[1]  # pixels
+    smooth = gaussian_filter(zoom(weights, cell, order=1, mode="nearest", grid_mode=True), [s / 3 for s in cell])
+    smooth = smooth / max(smooth.max(), 1e-12)
+    glow = np.array([255, 170, 0]).reshape(3, 1, 1) * 0.35 * smooth
+    blended = image.cpu().numpy() * (0.25 + 0.65 * smooth) + glow
     return torch.from_numpy(blended.round().clip(0, 255).astype(np.uint8))
 
 
@@ -73,7 +70,7 @@ def attention_visualizer(img, attn_weights, token):
     canvas.paste(Image.fromarray(attention_overlay(img, attn_weights).permute(1, 2, 0).numpy()), (0, BAND))
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 16)
     if font.getlength(token) > width - 4:
-        font = font.font_variant(size=max(6, int(16 * (width - 4) / font.getlength(token))))
+        font = font.font_variant(size=max(1, int(16 * (width - 4) / font.getlength(token))))
     ImageDraw.Draw(canvas).text((width / 2, BAND / 2), token, fill="black", font=font, anchor="mm")
     return pil_to_tensor(canvas)
 

@@ -77,8 +77,8 @@ def test_teacher_forcing_a_sampled_caption_reproduces_every_argmax(cell, side):
 def test_sample_for_any_grid(cell, N, rows, columns, T, seed):
     torch.manual_seed(seed)
     captioner = tiny_captioner(cell)
-    captioner.vocabulary_projection.weight.data *= 20  # confident, so that captions end at different times
-    captioner.vocabulary_projection.bias.data[END] += 2
+    captioner.vocabulary_projection.W.data *= 20  # confident, so that captions end at different times
+    captioner.vocabulary_projection.b.data[END] += 2
     check_sample(captioner, torch.rand(N, 3, 32 * rows, 32 * columns, dtype=torch.float64), T)
 
 
@@ -108,7 +108,7 @@ def check_sample(captioner, images, T):
 
 def test_sample_ends_early_when_all_captions_have_ended(monkeypatch):
     captioner = tiny_captioner("lstm")
-    captioner.vocabulary_projection.bias.data[END] = 1e3
+    captioner.vocabulary_projection.b.data[END] = 1e3
     steps, advance = [], captioner.advance
     monkeypatch.setattr(captioner, "advance", lambda *a: steps.append(1) or advance(*a))
     captions = captioner.sample(images(3), max_length=9)

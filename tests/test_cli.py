@@ -19,7 +19,7 @@ test_main.__test__ = False  # the name says what it does, not that pytest should
 @pytest.fixture(scope="module")
 def scenes_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "scenes.pt"
-    torch.save(make_scenes(num_train=8, num_val=4), path)
+    torch.save(make_scenes(num_train=20, num_val=4), path)
     return path
 
 

@@ -122,12 +122,12 @@ def test_a_file_that_is_not_ours_is_refused_without_running_it(tmp_path):
 
 @pytest.fixture(scope="module")
 def some_scenes():
-    return scenes.make_scenes(num_train=1000, num_val=50)
+    return scenes.make_scenes(num_train=2000, num_val=50)
 
 
 def test_scenes_are_a_valid_caption_file_with_five_references(some_scenes):
     data = check_captions(some_scenes, "scenes")
-    assert data.splits["train"].images.shape == (1000, 3, 112, 112)
+    assert data.splits["train"].images.shape == (2000, 3, 112, 112)
     assert len(data.splits["val"]) == 250 and all(len(set(r)) == 5 for r in data.splits["val"].references)
     texts = decode_captions(data.splits["val"].captions, data.idx_to_token)
     for text, image in zip(texts, data.splits["val"].image_index):

@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from rnn_lstm_captioning import WordEmbedding, temporal_softmax_loss
+from rnn_lstm_captioning import WordEmbedding, layers, temporal_softmax_loss
 from rnn_lstm_captioning.gradients import compute_numeric_gradient
+from rnn_lstm_captioning.layers import Affine, projected_softmax_loss
 
 sizes = st.integers(1, 6)
 
@@ -86,3 +88,31 @@ def test_word_embedding_looks_words_up_and_sends_gradients_to_them():
 
 def test_word_embedding_starts_with_elements_of_variance_one():
     assert abs(WordEmbedding(2000, 64).W_embed.std().item() - 1) < 0.02
+
+
+@given(N=sizes, T=sizes, H=sizes, V=sizes, chunk=st.integers(1, 40), ignored=st.booleans())
+def test_chunked_loss_equals_the_plain_one_and_so_do_the_gradients(N, T, H, V, chunk, ignored):
+    h, W, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((N, T, H), (H, V), (V,)))
+    y = torch.randint(V, (N, T))
+    ignore_index = 0 if ignored else None
+    plain = temporal_softmax_loss(h @ W + b, y, ignore_index)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "CHUNK", chunk)
+        chunked = projected_softmax_loss(h, y, W, b, ignore_index)
+        with torch.no_grad():
+            without = projected_softmax_loss(h, y, W, b, ignore_index)
+    torch.testing.assert_close(chunked, plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(without, plain, rtol=1e-12, atol=1e-12)
+    expected = torch.autograd.grad(3 * plain, (h, W, b))
+    for ours, theirs in zip(torch.autograd.grad(3 * chunked, (h, W, b)), expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_affine_is_a_linear_layer():
+    affine, x = Affine(5, 3).double(), torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(affine(x), nn.functional.linear(x, affine.W.T, affine.b), rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(affine, x)
+    affine(x).pow(2).sum().backward()
+    W, b = (p.detach().clone().requires_grad_() for p in (affine.W, affine.b))
+    (x.detach() @ W + b).pow(2).sum().backward()
+    torch.testing.assert_close(affine.W.grad, W.grad), torch.testing.assert_close(affine.b.grad, b.grad)

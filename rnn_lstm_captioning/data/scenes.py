@@ -2,7 +2,8 @@
 
 They make the first run possible without a download: one or two coloured shapes on a plain
 background, with what a captioner must learn: nouns, adjectives, sizes, positions and relations.
-Every picture has five true captions. The same seed gives the same pictures.
+Every picture has five true captions, of which two are trained on. The same seed gives the same
+pictures.
 """
 
 import math
@@ -40,10 +41,14 @@ def make_scenes(num_train=6000, num_val=500, seed=0, progress=iter):
     """The data set as a dict in the caption file's format (see ``data.files``).
 
     Args: num_train and num_val, pictures; seed; progress, wraps the loop over pictures.
-    Returns: dict with images uint8 (M, 3, 112, 112), five captions for each, and references.
+    Returns: dict with images uint8 (M, 3, 112, 112), and for each two captions to train on, or five
+        to be measured against.
     """
     chance = random.Random(seed)
     scenes = [draw_scene(chance) for _ in progress(range(num_train + num_val))]
+    for k in range(num_train):
+        picture, texts = scenes[k]
+        scenes[k] = picture, chance.sample(texts, 2)
     tokens, _ = build_vocabulary(tokenize(text) for _, texts in scenes for text in texts)
     token_to_idx = {token: index for index, token in enumerate(tokens)}
     data = {"vocab": {"idx_to_token": tokens, "token_to_idx": token_to_idx}}
@@ -51,7 +56,7 @@ def make_scenes(num_train=6000, num_val=500, seed=0, progress=iter):
         captions = [tokenize(text) for _, texts in part for text in texts]
         data[f"{split}_images"] = torch.stack([picture for picture, _ in part])
         data[f"{split}_captions"] = encode_captions(captions, token_to_idx)
-        data[f"{split}_image_index"] = torch.arange(len(part)).repeat_interleave(5)
+        data[f"{split}_image_index"] = torch.arange(len(part)).repeat_interleave(2 if split == "train" else 5)
         data[f"{split}_references"] = [texts for _, texts in part]
         data[f"{split}_image_names"] = [f"scene {split} {i}" for i in range(len(part))]
     return data
