@@ -28,6 +28,8 @@ class CaptioningRNN(nn.Module):
         image_encoder_pretrained: take torchvision's ImageNet weights.
         ignore_index: a word index that adds neither loss nor gradient (``<NULL>``, usually).
         image_encoder: an :class:`ImageEncoder`, in place of a new RegNetX-400MF.
+        dropout: the part of the word vectors' and the hidden states' elements that is zeroed in
+            training, outside the recurrence (Zaremba, Sutskever and Vinyals 2014).
     Raises: ValueError for an unknown cell_type, a vocabulary without the special tokens, or an
         input_dim that is not the encoder's.
     """
@@ -43,6 +45,7 @@ class CaptioningRNN(nn.Module):
         ignore_index=None,
         *,
         image_encoder=None,
+        dropout=0.0,
     ):
         super().__init__()
         if cell_type not in CELLS:
@@ -61,6 +64,7 @@ class CaptioningRNN(nn.Module):
         self.word_embedding = WordEmbedding(V, wordvec_dim)
         self.cell = CELLS[cell_type](wordvec_dim, hidden_dim)
         self.vocabulary_projection = Affine(hidden_dim, V)
+        self.dropout = nn.Dropout(dropout)
 
     def encode(self, images):
         """images (N, 3, S, S), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
@@ -85,8 +89,8 @@ class CaptioningRNN(nn.Module):
 
     def hidden_states(self, features, words):
         """features (N, C, grid_h, grid_w), words int64 (N, T) -> h (N, T, H)."""
-        x = self.word_embedding(words)  # (N, T, D)
-        return self.cell(x, self.project_features(features))
+        x = self.dropout(self.word_embedding(words))  # (N, T, D)
+        return self.dropout(self.cell(x, self.project_features(features)))
 
     def project_features(self, features):
         """features (N, C, grid_h, grid_w) -> h0 (N, H), or A (N, H, grid_h, grid_w) for "attn"."""

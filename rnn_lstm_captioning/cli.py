@@ -74,6 +74,7 @@ def get_train_parser(cell):
     model.add_argument("--finetune-encoder", action="store_true", help="train the CNN too; slower")
     model.add_argument("--hidden-dim", type=_positive(int), default=512, metavar="H", help="(%(default)s)")
     model.add_argument("--wordvec-dim", type=_positive(int), default=256, metavar="D", help="(%(default)s)")
+    model.add_argument("--dropout", type=float, default=0.0, metavar="P", help="(%(default)s)")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=_positive(int), default=60, help="(%(default)s)")
     training.add_argument("--batch-size", type=_positive(int), default=256, metavar="N", help="captions (%(default)s)")
@@ -158,10 +159,11 @@ def make_captioner(cell, data, args):
         cell_type=cell,
         ignore_index=NULL,
         image_encoder=encoder,
+        dropout=args.dropout,
     ).to(args.device)
     trained = sum(p.numel() for p in captioner.parameters() if p.requires_grad)
     print(
-        f"model: {cell}, {args.encoder} ({weights} weights, {'trained too' if args.finetune_encoder else 'frozen'}), "
+        f"model: {cell}, {args.encoder} (weights: {weights}; {'trained too' if args.finetune_encoder else 'frozen'}), "
         f"{len(data.idx_to_token)} words, {trained:,} parameters to train",
         flush=True,
     )

@@ -1,6 +1,7 @@
 """Pictures: the loss curve, a captioned photograph, and where the attention looks. No screen needed."""
 
 import math
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -33,13 +34,14 @@ def save_loss_curve(path, history, title):
 
 def save_captioned_picture(path, image, caption, references):
     """A picture (uint8 (3, S, S)) with its generated and its true captions, as PNG."""
-    figure = Figure(figsize=(5, 5.2 + 0.25 * len(references)), layout="constrained")
+    title, below = fill(caption or "(no words)", 44), "\n".join(fill(text, 64) for text in references)
+    figure = Figure(figsize=(5, 5.2 + 0.25 * title.count("\n") + 0.2 * len(below.splitlines())), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(image.permute(1, 2, 0).numpy())
     axes.set_axis_off()
-    axes.set_title(caption or "(no words)", fontsize=13, wrap=True)
-    if references:
-        figure.supxlabel("\n".join(references), fontsize=9, color="0.35", wrap=True)
+    axes.set_title(title, fontsize=13)
+    if below:
+        figure.supxlabel(below, fontsize=9, color="0.35")
     _save_figure(figure, path)
 
 

@@ -160,8 +160,8 @@ def load_split(split, names, args, folder, report):
             return None, str(error)
 
     kept, failed = [], []
-    with ThreadPoolExecutor(args.workers) as pool:
-        for start in tqdm(range(0, len(names), 256), desc=f"{split} pictures", unit="x256"):
+    with ThreadPoolExecutor(args.workers) as pool, tqdm(total=len(names), desc=f"{split} pictures", unit="") as bar:
+        for start in range(0, len(names), 256):
             part = names[start : start + 256]
             for name, (image, reason) in zip(part, pool.map(load, part)):
                 if image is None:
@@ -169,6 +169,7 @@ def load_split(split, names, args, folder, report):
                 else:
                     images[len(kept)] = image.numpy()
                     kept.append(name)
+            bar.update(len(part))
     report_list(report, f"{split}: pictures that could not be used", failed)
     if not kept:
         raise InputError(f"none of the {len(names)} {split} pictures could be read; the first: {failed[0]}")

@@ -1,0 +1,129 @@
+"""The cells against PyTorch's: a training step (forward and backward) and inference.
+
+    python benchmarks/cells.py            # add --device cuda, --threads 1, --seconds 1, ...
+
+RNN and LSTM run against nn.RNN and nn.LSTM, the attention LSTM against "textbook": a loop in which
+every step does its own input projection and attention, differentiated by autograd, as course code
+does it. Both sides run in one process, in turn (A B A B ...); a row gives the median of each, and
+the median and the quartiles of their ratio. Below 1 ours is faster.
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from rnn_lstm_captioning import LSTM, RNN, AttentionLSTM
+
+SIZES = [(256, 16, 256, 512), (64, 16, 256, 512), (32, 16, 128, 128), (1, 16, 256, 512)]
+GRID = 4
+
+
+class TextbookAttentionLSTM(AttentionLSTM):
+    """The same weights in a plain loop, with autograd's backward."""
+
+    def forward(self, x, A):
+        N, H = A.shape[:2]
+        A_flat = A.flatten(2)  # (N, H, G)
+        prev_h = prev_c = A.mean(dim=(2, 3))
+        hs = []
+        for t in range(x.shape[1]):
+            scores = torch.bmm(prev_h.unsqueeze(1), A_flat) / H**0.5  # (N, 1, G)
+            weights = torch.softmax(scores, dim=2)
+            attn = torch.bmm(A_flat, weights.transpose(1, 2)).squeeze(2)  # (N, H)
+            a = x[:, t] @ self.Wx + prev_h @ self.Wh + attn @ self.Wattn + self.b
+            i, f, o = torch.sigmoid(a[:, :H]), torch.sigmoid(a[:, H : 2 * H]), torch.sigmoid(a[:, 2 * H : 3 * H])
+            prev_c = f * prev_c + i * torch.tanh(a[:, 3 * H :])
+            prev_h = o * torch.tanh(prev_c)
+            hs.append(prev_h)
+        return torch.stack(hs, dim=1)
+
+
+def pairs(N, T, D, H, device):
+    """name -> (our function, their function, leaves), where both functions return h (N, T, H)."""
+    x = torch.randn(N, T, D, device=device, requires_grad=True)
+    h0 = torch.randn(N, H, device=device, requires_grad=True)
+    A = torch.randn(N, H, GRID, GRID, device=device, requires_grad=True)
+    c0 = torch.zeros(1, N, H, device=device)
+    rnn, lstm = nn.RNN(D, H, batch_first=True).to(device), nn.LSTM(D, H, batch_first=True).to(device)
+    ours = {cell: cell(D, H).to(device) for cell in (RNN, LSTM, AttentionLSTM)}
+    textbook = TextbookAttentionLSTM(D, H).to(device)
+    return {
+        "RNN": (lambda: ours[RNN](x, h0), lambda: rnn(x, h0[None])[0]),
+        "LSTM": (lambda: ours[LSTM](x, h0), lambda: lstm(x, (h0[None], c0))[0]),
+        "attention": (lambda: ours[AttentionLSTM](x, A), lambda: textbook(x, A)),
+    }
+
+
+def train_step(forward, dh, autocast):
+    with autocast():
+        h = forward()
+    h.backward(dh.to(h.dtype))
+
+
+def infer(forward, dh, autocast):
+    with torch.no_grad(), autocast():
+        forward()
+
+
+def compare(ours, theirs, seconds, synchronize):
+    """Run both in turn for some seconds; returns the two lists of times."""
+    times = ([], [])
+    for _ in range(3):
+        ours(), theirs()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times[0]) < 5:
+        for run, kept in zip((ours, theirs), times):
+            synchronize()
+            start = time.perf_counter()
+            run()
+            synchronize()
+            kept.append(time.perf_counter() - start)
+    return times
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=3, help="per row")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
+    print(f"torch {torch.__version__}, {platform.machine()}, {args.device}, {args.threads} threads")
+    print("| cell | what | precision | N, T, D, H | ours ms | theirs ms | ratio | quartiles |\n|" + "---|" * 8)
+    for precision in ("fp32", "bf16"):
+
+        def autocast(enabled=precision == "bf16"):
+            return torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=enabled)
+
+        for size in SIZES:
+            torch.manual_seed(0)
+            dh = torch.randn(size[0], size[1], size[3], device=args.device)
+            for name, (ours, theirs) in pairs(*size, args.device).items():
+                for what, step in (("train", train_step), ("infer", infer)):
+                    a, b = compare(
+                        lambda: step(ours, dh, autocast),  # noqa: B023, called before the next turn
+                        lambda: step(theirs, dh, autocast),  # noqa: B023
+                        args.seconds,
+                        synchronize,
+                    )
+                    ratios = [x / y for x, y in zip(a, b)]
+                    low, middle, high = statistics.quantiles(ratios, n=4)
+                    ms = [f"{1e3 * statistics.median(t):.2f}" for t in (a, b)]
+                    print(
+                        f"| {name} | {what} | {precision} | {', '.join(map(str, size))} "
+                        f"| {ms[0]} | {ms[1]} | {middle:.2f} | {low:.2f}-{high:.2f} |",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What only real photographs can show. Skipped where they are not in datasets/ (see the README)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
+from rnn_lstm_captioning.data.build import main as build
+from rnn_lstm_captioning.data.files import load_captions
+from rnn_lstm_captioning.encoder import encode_all
+from rnn_lstm_captioning.vocabulary import decode_captions
+
+FLICKR = Path("datasets/flickr8k")
+WEIGHTS = Path("datasets/weights/mobilenet_v2.pth")
+pytestmark = [
+    pytest.mark.skipif(not FLICKR.exists(), reason="datasets/flickr8k is not here: see the README, 'My own pictures'"),
+    pytest.mark.skipif(not WEIGHTS.exists(), reason="datasets/weights/mobilenet_v2.pth is not here"),
+]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """60 training and 20 validation photographs of Flickr8k, with features from real weights."""
+    folder = tmp_path_factory.mktemp("flickr")
+    for split, source, count in (("train", "train", 60), ("val", "dev", 20)):
+        names = (FLICKR / f"{source}.txt").read_text().splitlines()[:count]
+        (folder / f"{split}.txt").write_text("\n".join(names))
+    lists = ["--train-list", str(folder / "train.txt"), "--val-list", str(folder / "val.txt")]
+    source = ["--images", str(FLICKR / "images"), "--captions", str(FLICKR / "captions.txt")]
+    build([*source, *lists, "--out", str(folder / "x.pt"), "--word-threshold", "1"])
+    data = load_captions(folder / "x.pt")
+    encoder = ImageEncoder(name="mobilenet_v2", weights_file=WEIGHTS)
+    return data, encoder, encode_all(encoder, data.splits["train"].images, folder / "x.train")
+
+
+def test_a_file_built_from_photographs(photographs):
+    data, _, features = photographs
+    train, val = data.splits["train"], data.splits["val"]
+    assert (len(train.images), len(train), len(val.images), len(val)) == (60, 300, 20, 100)
+    assert features.shape == (60, 1280, 4, 4)
+    assert all(len(references) == 5 for references in val.references)
+
+
+@pytest.mark.parametrize("cell, bar", [("rnn", 0.5), ("lstm", 3), ("attn", 3)])
+def test_fifty_pairs_can_be_learned_by_heart(photographs, cell, bar):
+    data, encoder, features = photographs
+    train = data.splits["train"]
+    rows = torch.arange(50)
+    captioner = CaptioningRNN(data.token_to_idx, cell_type=cell, ignore_index=0, image_encoder=encoder)
+    optimizer = torch.optim.AdamW([p for p in captioner.parameters() if p.requires_grad], lr=2e-3)
+    for _ in range(80):
+        for batch in rows[torch.randperm(50)].split(32):
+            loss = captioner.loss(features[train.image_index[batch]], train.captions[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(captioner.parameters(), 5)
+            optimizer.step()
+    with torch.no_grad():
+        assert captioner.loss(features[train.image_index[rows]], train.captions[rows]).item() < bar
+    # it says by heart what it was taught about its ten pictures
+    sampled = captioner.sample(train.images[:10])
+    texts = decode_captions(sampled if cell != "attn" else sampled[0], data.idx_to_token)
+    taught = decode_captions(train.captions[rows], data.idx_to_token)
+    assert sum(text in taught[5 * k : 5 * k + 5] for k, text in enumerate(texts)) >= 8
