@@ -20,10 +20,12 @@ from rnn_lstm_captioning.training import Trainer
 
 
 def main():
-    args = get_train_parser("rnn, lstm or attn").parse_args()
+    parser = get_train_parser("rnn, lstm or attn")
+    parser.add_argument("--cells", nargs="+", choices=["rnn", "lstm", "attn"], default=["rnn", "lstm", "attn"])
+    args = parser.parse_args()
     args.device = args.device or "cpu"
     data = choose_data(args)
-    for cell in ("rnn", "lstm", "attn"):
+    for cell in args.cells:
         best = {}
         for sight in ("pictures", "zeros"):
             torch.manual_seed(args.seed)

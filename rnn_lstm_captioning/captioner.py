@@ -28,8 +28,8 @@ class CaptioningRNN(nn.Module):
         image_encoder_pretrained: take torchvision's ImageNet weights.
         ignore_index: a word index that adds neither loss nor gradient (``<NULL>``, usually).
         image_encoder: an :class:`ImageEncoder`, in place of a new RegNetX-400MF.
-        dropout: the part of the word vectors' and the hidden states' elements that is zeroed in
-            training, outside the recurrence (Zaremba, Sutskever and Vinyals 2014).
+        dropout: the part of the elements of features, word vectors and hidden states that is zeroed
+            in training, outside the recurrence (Zaremba, Sutskever and Vinyals 2014).
     Raises: ValueError for an unknown cell_type, a vocabulary without the special tokens, or an
         input_dim that is not the encoder's.
     """
@@ -99,8 +99,8 @@ class CaptioningRNN(nn.Module):
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
         features = features.to(self.feature_projection.W.dtype)
         if self.cell_type != "attn":
-            return self.feature_projection(features.mean((2, 3)))
-        rows = self.feature_projection(features.flatten(2).transpose(1, 2))  # (N, G, H)
+            return self.feature_projection(self.dropout(features.mean((2, 3))))
+        rows = self.feature_projection(self.dropout(features).flatten(2).transpose(1, 2))  # (N, G, H)
         return rows.transpose(1, 2).unflatten(2, features.shape[2:])
 
     # ------------------------------------------------------------------ one word at a time

@@ -74,7 +74,7 @@ def get_train_parser(cell):
     model.add_argument("--finetune-encoder", action="store_true", help="train the CNN too; slower")
     model.add_argument("--hidden-dim", type=_positive(int), default=512, metavar="H", help="(%(default)s)")
     model.add_argument("--wordvec-dim", type=_positive(int), default=256, metavar="D", help="(%(default)s)")
-    model.add_argument("--dropout", type=float, default=0.0, metavar="P", help="(%(default)s)")
+    model.add_argument("--dropout", type=_probability, default=0.3, metavar="P", help="(%(default)s)")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=_positive(int), default=60, help="(%(default)s)")
     training.add_argument("--batch-size", type=_positive(int), default=256, metavar="N", help="captions (%(default)s)")
@@ -346,6 +346,13 @@ def _positive(kind):
 
     parse.__name__ = kind.__name__  # argparse names it in its message
     return parse
+
+
+def _probability(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
 
 
 def _device(text):
