@@ -15,7 +15,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rnn_lstm_captioning.cli import autocast, choose_data, get_train_parser, make_captioner, prepare_pairs, run_command
+from rnn_lstm_captioning.cli import (
+    autocast,
+    choose_data,
+    get_train_parser,
+    make_captioner,
+    prepare_pairs,
+    run_command,
+    standardize_features,
+)
 from rnn_lstm_captioning.training import Trainer
 
 
@@ -31,6 +39,7 @@ def main():
             torch.manual_seed(args.seed)
             captioner = make_captioner(cell, data, args)
             train, val = (prepare_pairs(captioner, data, split, args) for split in ("train", "val"))
+            standardize_features(captioner, train)
             if sight == "zeros":
                 train, val = (replace(pairs, inputs=torch.zeros_like(pairs.inputs)) for pairs in (train, val))
             start = time.monotonic()

@@ -65,10 +65,23 @@ class CaptioningRNN(nn.Module):
         self.cell = CELLS[cell_type](wordvec_dim, hidden_dim)
         self.vocabulary_projection = Affine(hidden_dim, V)
         self.dropout = nn.Dropout(dropout)
+        self.register_buffer("feature_mean", torch.zeros(C, 1, 1))
+        self.register_buffer("feature_std", torch.ones(C, 1, 1))
 
     def encode(self, images):
         """images (N, 3, S, S), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
         return self.image_encoder(images)
+
+    @torch.no_grad()
+    def standardize(self, features):
+        """From now on, shift and scale each channel to mean 0 and variance 1 over these features.
+
+        Without it a CNN's features have a large common mean, along which every step of training
+        moves all images at once. Args: features (M, C, grid_h, grid_w) of training images.
+        """
+        features = features[:: max(1, len(features) // 1000)].to(self.feature_mean)
+        self.feature_mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
+        self.feature_std.copy_(features.std((0, 2, 3)).clamp(min=1e-3).view(-1, 1, 1))
 
     def forward(self, images, captions):
         """The loss of captions (N, L) given images (N, 3, S, S): ``loss(encode(images), captions)``."""
@@ -97,7 +110,7 @@ class CaptioningRNN(nn.Module):
         if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
             wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
-        features = features.to(self.feature_projection.W.dtype)
+        features = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_std
         if self.cell_type != "attn":
             return self.feature_projection(self.dropout(features.mean((2, 3))))
         rows = self.feature_projection(self.dropout(features).flatten(2).transpose(1, 2))  # (N, G, H)

@@ -26,13 +26,16 @@ SCRIPTS = {"rnn": "rnn", "lstm": "lstm", "attn": "lstm_attention"}
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Reads ``@FILE`` arguments: several on a line, ``#`` starts a comment. No abbreviations."""
+    """Reads ``@FILE`` arguments: several on a line, ``#`` starts a comment. Errors are one line."""
 
     def __init__(self, **keywords):
         super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, **keywords)
 
     def convert_arg_line_to_args(self, arg_line):
         return shlex.split(arg_line, comments=True)
+
+    def error(self, message):
+        _leave(2, f"{message}; --help lists the flags")
 
 
 def run_command(main):
@@ -110,6 +113,7 @@ def train_main(cell, arguments=None):
     data = choose_data(args)
     captioner = make_captioner(cell, data, args)
     train, val = (prepare_pairs(captioner, data, split, args) for split in ("train", "val"))
+    standardize_features(captioner, train)
     image_size = data.splits["train"].images.shape[-1]
 
     def save(which, trainer):
@@ -188,6 +192,15 @@ def prepare_pairs(captioner, data, name, args):
         stem = folder / f"{Path(data.source).name}.{name}"
         inputs = encode_all(captioner.image_encoder, inputs, stem, args.device, args.precision, progress=progress)
     return Pairs(inputs, split.captions, split.image_index)
+
+
+def standardize_features(captioner, train):
+    """Take the features' mean and variance from the training split.
+
+    Not those of a random CNN that is about to learn: its own BatchNorm keeps its features in range.
+    """
+    if train.inputs.dtype != torch.uint8:
+        captioner.standardize(train.inputs)
 
 
 def resume(trainer, path, cell, data):

@@ -95,14 +95,16 @@ class Trainer:
         """Train to the last epoch. Returns False if Ctrl-C ended it before; a checkpoint is saved either way."""
         with _Interruption() as interruption:
             while self.step < self.total_steps:
-                if not self.train_one_epoch(interruption):
+                if self.train_one_epoch(interruption):
+                    self.finish_epoch()
+                else:
                     self.save("last", self)
-                    return False
-                self.finish_epoch()
-        return True
+                if interruption.noticed:
+                    break
+        return self.step == self.total_steps
 
     def train_one_epoch(self, interruption):
-        """From the current step to the end of its epoch. Returns False if interrupted."""
+        """From the current step to the end of its epoch. Returns False if interrupted before that."""
         settings, captioner, device = self.settings, self.captioner, self.settings.device
         captioner.train()
         epoch, start = divmod(self.step, self.steps_per_epoch)
@@ -127,7 +129,7 @@ class Trainer:
                 self.optimizer.step()
                 self.step += 1
                 self.show(bar, loss.item(), rows)
-                if interruption.noticed:
+                if interruption.noticed and self.step % self.steps_per_epoch:
                     return False
                 if settings.save_every and self.step % settings.save_every == 0:
                     self.save("last", self)

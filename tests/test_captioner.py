@@ -129,6 +129,19 @@ def test_wrong_constructor_arguments():
         tiny_captioner("attn").loss(torch.zeros(2, 5, 2, 2), random_captions(2, 5, 12))
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_standardized_features_have_mean_0_and_variance_1(cell):
+    captioner = tiny_captioner(cell)
+    features = 3 + 2 * torch.randn(200, 6, 2, 3, dtype=torch.float64)
+    captioner.standardize(features)
+    captioner.feature_projection = torch.nn.Identity()
+    captioner.dropout = torch.nn.Identity()
+    projected = captioner.project_features(features)
+    assert projected.mean().abs() < 1e-6 and (cell != "attn" or (projected.std() - 1).abs() < 1e-2)
+    captioner.standardize(torch.zeros_like(features))  # dead channels
+    assert captioner.project_features(features).isfinite().all()
+
+
 def test_bf16_autocast_stays_close_to_fp32():
     for cell in CELLS:
         captioner = tiny_captioner(cell, V=50, D=16, H=32).float()

@@ -94,7 +94,8 @@ def test_another_vocabulary_is_refused(trained, tmp_path):
         test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--data", str(tmp_path / "other.pt")])
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(scenes_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", [5, 6])  # inside an epoch, and at the end of one
+def test_an_interrupted_run_resumes_to_the_same_weights(step, scenes_file, tmp_path, monkeypatch):
     from rnn_lstm_captioning import training
 
     train("lstm", scenes_file, tmp_path / "whole", "--epochs", "3")
@@ -103,7 +104,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(scenes_file, tmp_path, m
     def interrupt(self, *args):
         show(self, *args)
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == step:
             import signal
 
             signal.raise_signal(signal.SIGINT)
@@ -111,10 +112,12 @@ def test_an_interrupted_run_resumes_to_the_same_weights(scenes_file, tmp_path, m
     monkeypatch.setattr(training.Trainer, "show", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train("lstm", scenes_file, tmp_path / "parts", "--epochs", "3")
-    assert load_checkpoint(tmp_path / "parts/lstm_last.pt")["training"]["step"] == 5
+    assert load_checkpoint(tmp_path / "parts/lstm_last.pt")["training"]["step"] == step
     train("lstm", scenes_file, tmp_path / "parts", "--epochs", "3", "--resume")
     whole, parts = (load_checkpoint(tmp_path / name / "lstm_last.pt") for name in ("whole", "parts"))
     assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in whole["model"])
+    losses = [[row["val_loss"] for row in checkpoint["training"]["history"]] for checkpoint in (whole, parts)]
+    assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
 def test_finetuning_changes_the_encoder_and_the_checkpoint_carries_it(scenes_file, tmp_path):
@@ -179,7 +182,8 @@ def test_scripts_report_wrong_input_in_one_line_with_exit_code_2(tmp_path):
     missing = run_script("test_lstm.py", "--checkpoint", tmp_path / "none.pt")
     assert missing.returncode == 2 and missing.stderr.startswith("test_lstm.py: ") and missing.stderr.count("\n") == 1
     unknown = run_script("train_lstm_attention.py", "--epoch", "3")
-    assert unknown.returncode == 2 and "unrecognized arguments: --epoch" in unknown.stderr
+    assert unknown.returncode == 2 and "unrecognized arguments: --epoch 3" in unknown.stderr
+    assert unknown.stderr.count("\n") == 1
     data = run_script("train_rnn.py", "--data", tmp_path / "none.pt")
     assert data.returncode == 2 and "there is no such caption file" in data.stderr
 

@@ -46,9 +46,10 @@ def test_a_file_built_from_photographs(photographs):
 def test_fifty_pairs_can_be_learned_by_heart(photographs, cell, bar):
     data, encoder, features = photographs
     train = data.splits["train"]
-    rows = torch.arange(50)
+    rows = torch.arange(0, 250, 5)  # one caption for each of 50 photographs
     captioner = CaptioningRNN(data.token_to_idx, cell_type=cell, ignore_index=0, image_encoder=encoder)
-    optimizer = torch.optim.AdamW([p for p in captioner.parameters() if p.requires_grad], lr=2e-3)
+    captioner.standardize(features)
+    optimizer = torch.optim.AdamW([p for p in captioner.parameters() if p.requires_grad], lr=1e-3, fused=True)
     for _ in range(80):
         for batch in rows[torch.randperm(50)].split(32):
             loss = captioner.loss(features[train.image_index[batch]], train.captions[batch])
@@ -58,8 +59,8 @@ def test_fifty_pairs_can_be_learned_by_heart(photographs, cell, bar):
             optimizer.step()
     with torch.no_grad():
         assert captioner.loss(features[train.image_index[rows]], train.captions[rows]).item() < bar
-    # it says by heart what it was taught about its ten pictures
-    sampled = captioner.sample(train.images[:10])
+    # and it says by heart what it was taught
+    sampled = captioner.sample(train.images[:50])
     texts = decode_captions(sampled if cell != "attn" else sampled[0], data.idx_to_token)
     taught = decode_captions(train.captions[rows], data.idx_to_token)
-    assert sum(text in taught[5 * k : 5 * k + 5] for k, text in enumerate(texts)) >= 8
+    assert sum(text == right for text, right in zip(texts, taught)) >= 40

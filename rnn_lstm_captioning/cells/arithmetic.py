@@ -29,14 +29,15 @@ def matmul(a, b):
 
 def tanh(x):
     """tanh(x), element by element."""
-    if not _fast_path(x):
+    if not _fast_path(x) or x.numel() < 2**15:  # a small one is not worth three operations
         return torch.tanh(x)
     return torch.sub(1, torch.sigmoid(-2 * x), alpha=2)  # tanh(x) = 1 - 2 sigmoid(-2x), exact to 1e-7
 
 
 def tanh_gradient(dy, y, out=None):
-    """dy * (1 - y^2), the gradient through y = tanh(a)."""
-    return torch.addcmul(dy, dy * y, y, value=-1, out=out)
+    """dy * (1 - y^2), the gradient through y = tanh(a); out may be dy."""
+    out = torch.empty_like(dy) if out is None else out
+    return torch.ops.aten.tanh_backward.grad_input(dy, y, grad_input=out)
 
 
 def sigmoid_gradient(dy, y, out):

@@ -35,6 +35,7 @@ def dot_product_attention(prev_h, A):
     return attn, weights.view(len(A), *A.shape[2:])
 
 
+@torch.no_grad()
 def dot_product_attention_backward(dattn, prev_h, A, attn_weights):
     """Gradients of :func:`dot_product_attention` through its first result.
 
@@ -71,6 +72,7 @@ def attention_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
     return next_h, next_c, (x, s, gates, Wx, W)
 
 
+@torch.no_grad()
 def attention_step_backward(dnext_h, dnext_c, cache):
     """Gradients of one time step.
 
@@ -115,6 +117,7 @@ def attention_forward(x, A, Wx, Wh, Wattn, b):
     return h.transpose(0, 1), (x, A.shape, cells, states, attentions, steps, Wx, W)
 
 
+@torch.no_grad()
 def attention_backward(dh, cache):
     """Gradients of the whole sequence: backpropagation through time and through the attention.
 

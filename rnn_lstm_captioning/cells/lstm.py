@@ -33,6 +33,7 @@ def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
     return next_h, next_c, (x, prev_h, gates, Wx, Wh)
 
 
+@torch.no_grad()
 def lstm_step_backward(dnext_h, dnext_c, cache):
     """Gradients of one time step.
 
@@ -71,6 +72,7 @@ def lstm_forward(x, h0, Wx, Wh, b):
     return h.transpose(0, 1), (x, states, steps, Wx, Wh)
 
 
+@torch.no_grad()
 def lstm_backward(dh, cache):
     """Gradients of the whole sequence: backpropagation through time.
 

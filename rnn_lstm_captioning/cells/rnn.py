@@ -28,6 +28,7 @@ def rnn_step_forward(x, prev_h, Wx, Wh, b):
     return next_h, (x, prev_h, next_h, Wx, Wh)
 
 
+@torch.no_grad()
 def rnn_step_backward(dnext_h, cache):
     """Gradients of one time step.
 
@@ -63,6 +64,7 @@ def rnn_forward(x, h0, Wx, Wh, b):
     return h.transpose(0, 1), (x, states, Wx, Wh)
 
 
+@torch.no_grad()
 def rnn_backward(dh, cache):
     """Gradients of the whole sequence: backpropagation through time.
 

@@ -3,7 +3,6 @@
 python -m rnn_lstm_captioning.data.build --images DIR --captions FILE --out FILE
 """
 
-import argparse
 import csv
 import json
 import os
@@ -16,14 +15,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..cli import run_command
+from ..cli import ArgumentParser, run_command
 from ..errors import InputError
 from ..vocabulary import build_vocabulary, encode_captions, tokenize
 from .images import load_image
 
 
 def get_args_parser():
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m rnn_lstm_captioning.data.build",
         description="Make a caption file (.pt) from a folder of photographs and a file of captions.",
     )

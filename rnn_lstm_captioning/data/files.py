@@ -73,13 +73,12 @@ def load_captions(source):
         raise InputError(f"{path}: there is no such caption file; --data scenes needs none, --download fetches coco.pt")
     try:
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as mmap_error:  # torch.load raises whatever its unpickler meets
+    except Exception:  # torch.load raises whatever its unpickler meets
         try:  # files in the format before torch 1.6 cannot be mapped
             data = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            reason = str(mmap_error).splitlines()[0] if str(mmap_error) else type(mmap_error).__name__
             raise InputError(
-                f"{path} is not a caption file that can be read safely ({reason}); "
+                f"{path} is not a caption file that can be read safely ({type(error).__name__}); "
                 "build one with python -m rnn_lstm_captioning.data.build, or fetch coco.pt with --download"
             ) from error
     return check_captions(data, str(path))

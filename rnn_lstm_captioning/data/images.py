@@ -49,6 +49,8 @@ def load_images(paths, size):
         try:
             images.append(load_image(path, size))
             loaded.append(path)
+        except FileNotFoundError:
+            failed.append((path, "there is no such file"))
         except (OSError, ValueError) as error:
             failed.append((path, str(error)))
     return torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8), loaded, failed
