@@ -1,6 +1,7 @@
 """Train the LSTM captioner: python train_lstm.py --help"""
 
-from rnn_lstm_captioning.cli import run_command, train_main
+from rnn_lstm_captioning.cli import train_main
+from rnn_lstm_captioning.command import run_command
 
 if __name__ == "__main__":
     run_command(lambda: train_main("lstm"))

@@ -21,9 +21,9 @@ from rnn_lstm_captioning.cli import (
     get_train_parser,
     make_captioner,
     prepare_pairs,
-    run_command,
     standardize_features,
 )
+from rnn_lstm_captioning.command import run_command
 from rnn_lstm_captioning.training import Trainer
 
 

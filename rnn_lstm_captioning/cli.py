@@ -1,9 +1,7 @@
 """The command lines behind the six scripts: train_*.py and test_*.py."""
 
-import argparse
 import contextlib
 import os
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,47 +11,17 @@ from tqdm import tqdm
 
 from .captioner import CaptioningRNN
 from .checkpoint import load_checkpoint, restore_captioner, save_checkpoint
+from .command import ArgumentParser, default_device, device, positive, probability
 from .data.files import COCO_BYTES, COCO_PATH, SPLITS, download, load_captions
 from .data.images import find_images, load_images
 from .encoder import ImageEncoder, encode_all
 from .errors import InputError
 from .storage import cache_folder
-from .training import NonFiniteLossError, Pairs, Trainer, evaluate, write_log
+from .training import Pairs, Trainer, evaluate, write_log
 from .visualize import save_attention, save_captioned_picture, save_loss_curve
 from .vocabulary import NULL, decode_captions, tokenize
 
 SCRIPTS = {"rnn": "rnn", "lstm": "lstm", "attn": "lstm_attention"}
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Reads ``@FILE`` arguments: several on a line, ``#`` starts a comment. Errors are one line."""
-
-    def __init__(self, **keywords):
-        super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, **keywords)
-
-    def convert_arg_line_to_args(self, arg_line):
-        return shlex.split(arg_line, comments=True)
-
-    def error(self, message):
-        _leave(2, f"{message}; --help lists the flags")
-
-
-def run_command(main):
-    """Run a command line's main function and leave the process with the exit code of its outcome."""
-    torch.set_flush_denormal(True)  # numbers below 1e-38 would slow a CPU down a hundredfold
-    try:
-        main()
-    except InputError as error:
-        _leave(2, str(error))
-    except KeyboardInterrupt:
-        _leave(130, "stopped by Ctrl-C")
-    except (OSError, NonFiniteLossError) as error:
-        _leave(1, str(error))
-
-
-def _leave(code, message):
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
-    sys.exit(code)
 
 
 # -------------------------------------------------------------------------------------- training
@@ -68,29 +36,27 @@ def get_train_parser(cell):
         help="a caption file, or 'scenes'; default: datasets/coco.pt if there, else the scenes",
     )
     data.add_argument("--download", action="store_true", help="fetch the course's coco.pt (378 MB) first")
-    data.add_argument("--num-train", type=_positive(int), metavar="N", help="use the first N training captions only")
+    data.add_argument("--num-train", type=positive(int), metavar="N", help="use the first N training captions only")
     model = parser.add_argument_group("model")
     model.add_argument("--encoder", default="regnet_x_400mf", metavar="NAME", help="a torchvision CNN (%(default)s)")
     model.add_argument(
         "--encoder-weights", metavar="imagenet|none|FILE", help="default: imagenet; with the scenes: none"
     )
     model.add_argument("--finetune-encoder", action="store_true", help="train the CNN too; slower")
-    model.add_argument("--hidden-dim", type=_positive(int), default=512, metavar="H", help="(%(default)s)")
-    model.add_argument("--wordvec-dim", type=_positive(int), default=256, metavar="D", help="(%(default)s)")
-    model.add_argument("--dropout", type=_probability, default=0.3, metavar="P", help="(%(default)s)")
+    model.add_argument("--hidden-dim", type=positive(int), default=512, metavar="H", help="(%(default)s)")
+    model.add_argument("--wordvec-dim", type=positive(int), default=256, metavar="D", help="(%(default)s)")
+    model.add_argument("--dropout", type=probability, default=0.3, metavar="P", help="(%(default)s)")
     training = parser.add_argument_group("training")
-    training.add_argument("--epochs", type=_positive(int), default=60, help="(%(default)s)")
-    training.add_argument("--batch-size", type=_positive(int), default=256, metavar="N", help="captions (%(default)s)")
+    training.add_argument("--epochs", type=positive(int), default=60, help="(%(default)s)")
+    training.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="captions (%(default)s)")
     training.add_argument("--optimizer", choices=["adamw", "adam"], default="adamw", help="(%(default)s)")
-    training.add_argument("--learning-rate", type=_positive(float), default=1e-3, metavar="X", help="(%(default)s)")
+    training.add_argument("--learning-rate", type=positive(float), default=1e-3, metavar="X", help="(%(default)s)")
     training.add_argument("--schedule", choices=["cosine", "constant"], default="cosine", help="(%(default)s)")
     training.add_argument("--clip", type=float, default=5.0, metavar="X", help="gradient norm; 0: off (%(default)s)")
     training.add_argument("--weight-decay", type=float, default=1e-2, metavar="X", help="(%(default)s)")
     training.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--device", type=_device, default=None, help="cpu, cuda, ...; default: cuda where there is one"
-    )
+    machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
     machine.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, default=Path("cv"), metavar="DIR", help="(%(default)s)")
@@ -106,7 +72,7 @@ def get_train_parser(cell):
 def train_main(cell, arguments=None):
     """Train a captioner of the given cell as the command line says."""
     args = get_train_parser(cell).parse_args(arguments)
-    args.device = args.device or _default_device()
+    args.device = args.device or default_device()
     torch.manual_seed(args.seed)
     if args.dry_run:
         args.epochs, args.out = 1, args.out / "dry-run"
@@ -129,8 +95,8 @@ def train_main(cell, arguments=None):
     trainer = Trainer(captioner, train, val, args, save, autocast=autocast(args.device, args.precision))
     if args.resume:
         resume(trainer, args.out / f"{cell}_last.pt" if args.resume is True else Path(args.resume), cell, data)
-    finished = trainer.run()
-    if not finished:
+    if not trainer.run():
+        print(f"saved: {args.out / cell}_last.pt after step {trainer.step}; the same command with --resume goes on")
         raise KeyboardInterrupt
     print(f"best: {args.out / cell}_best.pt, {trainer.best:.3f} nats per word")
     print(f"next: python test_{SCRIPTS[cell]}.py --checkpoint {args.out / cell}_best.pt --image PHOTO")
@@ -230,26 +196,28 @@ def print_epoch(row, epochs):
 
 def get_test_parser(cell):
     parser = ArgumentParser(description=f"Evaluate a checkpoint of the {cell} captioner, or caption your own pictures.")
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train_*.py into cv/")
-    parser.add_argument(
-        "--image", nargs="+", metavar="PATH", help="caption these pictures or folders; no data is loaded"
-    )
-    parser.add_argument("--data", metavar="FILE", help="default: the file named in the checkpoint")
-    parser.add_argument("--split", choices=SPLITS, default="val", help="for loss and perplexity (%(default)s)")
-    parser.add_argument(
+    what = parser.add_argument_group("what")
+    what.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train_*.py into cv/")
+    what.add_argument("--image", nargs="+", metavar="PATH", help="caption these pictures or folders; no data is loaded")
+    what.add_argument("--data", metavar="FILE", help="default: the file named in the checkpoint")
+    what.add_argument("--split", choices=SPLITS, default="val", help="for loss and perplexity (%(default)s)")
+    decoding = parser.add_argument_group("decoding")
+    decoding.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="words (%(default)s)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, metavar="DIR", help="where the PNGs go (outputs; with --image: none)")
+    output.add_argument(
         "--num-samples", type=int, default=4, metavar="N", help="pictures of train and val to draw (%(default)s)"
     )
-    parser.add_argument("--max-length", type=_positive(int), default=15, metavar="N", help="words (%(default)s)")
-    parser.add_argument("--batch-size", type=_positive(int), default=256, metavar="N", help="(%(default)s)")
-    parser.add_argument("--device", type=_device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the PNGs go (outputs; with --image: none)")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="(%(default)s)")
+    machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
     return parser
 
 
 def test_main(cell, arguments=None):
     """Evaluate a checkpoint, or caption pictures with it, as the command line says."""
     args = get_test_parser(cell).parse_args(arguments)
-    args.device = args.device or _default_device()
+    args.device = args.device or default_device()
     checkpoint = load_checkpoint(args.checkpoint)
     if checkpoint["cell"] != cell:
         raise InputError(
@@ -345,39 +313,6 @@ def draw(stem, image, caption, references, weights):
     save_captioned_picture(f"{stem}.png", image, caption, references)
     if weights is not None:
         save_attention(stem, image, caption.split(), weights)
-
-
-# --------------------------------------------------------------------------------------- helpers
-
-
-def _positive(kind):
-    def parse(text):
-        value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
-        return value
-
-    parse.__name__ = kind.__name__  # argparse names it in its message
-    return parse
-
-
-def _probability(text):
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
-    return value
-
-
-def _device(text):
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:
-        raise argparse.ArgumentTypeError(f"device {text} can't be used here") from error
-    return text
-
-
-def _default_device():
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def autocast(device, precision):

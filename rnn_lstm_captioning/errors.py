@@ -1,8 +1,9 @@
-"""The one exception of the project's own."""
+"""The project's own exceptions. The command lines print their message without a traceback."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message says what, why, and what to do.
+    """Something the user gave cannot be used; the message says what, why, and what to do (exit code 2)."""
 
-    The command lines print the message without a traceback and leave with exit code 2.
-    """
+
+class RunFailed(RuntimeError):
+    """A run cannot go on; the message says why, and what may help (exit code 1)."""

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from .errors import RunFailed
 from .storage import replacing
 from .vocabulary import NULL
 
@@ -62,10 +63,6 @@ def learning_rate_factor(schedule, step, total_steps):
     if schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or not a number."""
 
 
 class Trainer:
@@ -122,7 +119,7 @@ class Trainer:
                 loss.backward()
                 norm = clip_grad_norm_(captioner.parameters(), settings.clip or math.inf)
                 if not torch.isfinite(loss + norm):
-                    raise NonFiniteLossError(
+                    raise RunFailed(
                         f"step {self.step + 1}: the loss is {loss.item()}, the gradient's norm {norm.item()}; "
                         "use a lower --learning-rate or --clip"
                     )

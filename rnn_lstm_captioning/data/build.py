@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..cli import ArgumentParser, run_command
+from ..command import ArgumentParser, run_command
 from ..errors import InputError
 from ..vocabulary import build_vocabulary, encode_captions, tokenize
 from .images import load_image

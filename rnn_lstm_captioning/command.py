@@ -1,0 +1,77 @@
+"""What all command lines share: how arguments are read, messages are given and processes end."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from .errors import InputError, RunFailed
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Reads ``@FILE`` arguments: several on a line, ``#`` starts a comment. Errors are one line."""
+
+    def __init__(self, **keywords):
+        super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, **keywords)
+
+    def convert_arg_line_to_args(self, arg_line):
+        return shlex.split(arg_line, comments=True)
+
+    def error(self, message):
+        leave(2, f"{message}; --help lists the flags")
+
+
+def run_command(main):
+    """Run a command line's main function and leave the process with the exit code of its outcome."""
+    torch.set_flush_denormal(True)  # numbers below 1e-38 would slow a CPU down a hundredfold
+    try:
+        main()
+    except InputError as error:
+        leave(2, str(error))
+    except KeyboardInterrupt:
+        leave(130, "stopped by Ctrl-C")
+    except (OSError, RunFailed) as error:
+        leave(1, str(error))
+
+
+def leave(code, message):
+    """Say one line on standard error and end the process."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def positive(kind):
+    """An argument type: an int or float above 0."""
+
+    def parse(text):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in its message
+    return parse
+
+
+def probability(text):
+    """An argument type: a float in [0, 1)."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+def device(text):
+    """An argument type: a device that can be used here."""
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(f"device {text} can't be used here") from error
+    return text
+
+
+def default_device():
+    """ "cuda" where there is one, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
