@@ -74,12 +74,12 @@ class CaptioningRNN(nn.Module):
 
     @torch.no_grad()
     def standardize(self, features):
-        """From now on, shift and scale each channel to mean 0 and variance 1 over these features.
+        """From now on, shift and scale what the cell sees of each channel to mean 0 and variance 1.
 
         Without it a CNN's features have a large common mean, along which every step of training
         moves all images at once. Args: features (M, C, grid_h, grid_w) of training images.
         """
-        features = features[:: max(1, len(features) // 1000)].to(self.feature_mean)
+        features = self.seen_by_cell(features[:: max(1, len(features) // 1000)].to(self.feature_mean.device))
         self.feature_mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
         self.feature_std.copy_(features.std((0, 2, 3)).clamp(min=1e-3).view(-1, 1, 1))
 
@@ -110,11 +110,16 @@ class CaptioningRNN(nn.Module):
         if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
             wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
-        features = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_std
+        features = self.dropout((self.seen_by_cell(features) - self.feature_mean) / self.feature_std)
         if self.cell_type != "attn":
-            return self.feature_projection(self.dropout(features.mean((2, 3))))
-        rows = self.feature_projection(self.dropout(features).flatten(2).transpose(1, 2))  # (N, G, H)
+            return self.feature_projection(features.flatten(1))
+        rows = self.feature_projection(features.flatten(2).transpose(1, 2))  # (N, G, H)
         return rows.transpose(1, 2).unflatten(2, features.shape[2:])
+
+    def seen_by_cell(self, features):
+        """The grid for "attn"; its mean (N, C, 1, 1) for "rnn" and "lstm"."""
+        features = features.to(self.feature_mean.dtype)
+        return features if self.cell_type == "attn" else features.mean((2, 3), keepdim=True)
 
     # ------------------------------------------------------------------ one word at a time
 

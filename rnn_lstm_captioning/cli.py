@@ -157,6 +157,10 @@ def prepare_pairs(captioner, data, name, args):
         progress = partial(tqdm, desc=f"{name} features", unit="batch", disable=args.quiet, leave=False)
         stem = folder / f"{Path(data.source).name}.{name}"
         inputs = encode_all(captioner.image_encoder, inputs, stem, args.device, args.precision, progress=progress)
+        if captioner.cell_type != "attn":  # the grid is not needed again: pool once, not in every batch
+            inputs = torch.cat(
+                [captioner.seen_by_cell(part.to(args.device)).half().cpu() for part in inputs.split(1024)]
+            )
     return Pairs(inputs, split.captions, split.image_index)
 
 

@@ -132,12 +132,12 @@ def test_wrong_constructor_arguments():
 @pytest.mark.parametrize("cell", CELLS)
 def test_standardized_features_have_mean_0_and_variance_1(cell):
     captioner = tiny_captioner(cell)
-    features = 3 + 2 * torch.randn(200, 6, 2, 3, dtype=torch.float64)
+    features = 3 + 2 * torch.randn(500, 6, 2, 3, dtype=torch.float64)
     captioner.standardize(features)
     captioner.feature_projection = torch.nn.Identity()
     captioner.dropout = torch.nn.Identity()
     projected = captioner.project_features(features)
-    assert projected.mean().abs() < 1e-6 and (cell != "attn" or (projected.std() - 1).abs() < 1e-2)
+    assert projected.mean().abs() < 1e-6 and (projected.std() - 1).abs() < 1e-2
     captioner.standardize(torch.zeros_like(features))  # dead channels
     assert captioner.project_features(features).isfinite().all()
 
