@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from rnn_lstm_captioning.cli import (
     autocast,
     choose_data,
+    encoder_weights,
     get_train_parser,
     make_captioner,
     prepare_pairs,
@@ -39,7 +40,7 @@ def main():
             torch.manual_seed(args.seed)
             captioner = make_captioner(cell, data, args)
             train, val = (prepare_pairs(captioner, data, split, args) for split in ("train", "val"))
-            standardize_features(captioner, train)
+            standardize_features(captioner, train, encoder_weights(data, args))
             if sight == "zeros":
                 train, val = (replace(pairs, inputs=torch.zeros_like(pairs.inputs)) for pairs in (train, val))
             start = time.monotonic()

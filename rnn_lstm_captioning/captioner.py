@@ -28,8 +28,9 @@ class CaptioningRNN(nn.Module):
         image_encoder_pretrained: take torchvision's ImageNet weights.
         ignore_index: a word index that adds neither loss nor gradient (``<NULL>``, usually).
         image_encoder: an :class:`ImageEncoder`, in place of a new RegNetX-400MF.
-        dropout: the part of the elements of features, word vectors and hidden states that is zeroed
-            in training, outside the recurrence (Zaremba, Sutskever and Vinyals 2014).
+        dropout: the part of the word vectors' and the hidden states' elements that is zeroed in
+            training, outside the recurrence (Zaremba, Sutskever and Vinyals 2014).
+        feature_dropout: the same for the features; a few thousand pictures are soon known by heart.
     Raises: ValueError for an unknown cell_type, a vocabulary without the special tokens, or an
         input_dim that is not the encoder's.
     """
@@ -46,6 +47,7 @@ class CaptioningRNN(nn.Module):
         *,
         image_encoder=None,
         dropout=0.0,
+        feature_dropout=0.0,
     ):
         super().__init__()
         if cell_type not in CELLS:
@@ -64,7 +66,7 @@ class CaptioningRNN(nn.Module):
         self.word_embedding = WordEmbedding(V, wordvec_dim)
         self.cell = CELLS[cell_type](wordvec_dim, hidden_dim)
         self.vocabulary_projection = Affine(hidden_dim, V)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.feature_dropout = nn.Dropout(dropout), nn.Dropout(feature_dropout)
         self.register_buffer("feature_mean", torch.zeros(C, 1, 1))
         self.register_buffer("feature_std", torch.ones(C, 1, 1))
 
@@ -110,7 +112,7 @@ class CaptioningRNN(nn.Module):
         if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
             wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
-        features = self.dropout((self.seen_by_cell(features) - self.feature_mean) / self.feature_std)
+        features = self.feature_dropout((self.seen_by_cell(features) - self.feature_mean) / self.feature_std)
         if self.cell_type != "attn":
             return self.feature_projection(features.flatten(1))
         rows = self.feature_projection(features.flatten(2).transpose(1, 2))  # (N, G, H)

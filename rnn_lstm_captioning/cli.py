@@ -45,7 +45,10 @@ def get_train_parser(cell):
     model.add_argument("--finetune-encoder", action="store_true", help="train the CNN too; slower")
     model.add_argument("--hidden-dim", type=positive(int), default=512, metavar="H", help="(%(default)s)")
     model.add_argument("--wordvec-dim", type=positive(int), default=256, metavar="D", help="(%(default)s)")
-    model.add_argument("--dropout", type=probability, default=0.3, metavar="P", help="(%(default)s)")
+    model.add_argument(
+        "--dropout", type=probability, default=0.25, metavar="P", help="of words and states (%(default)s)"
+    )
+    model.add_argument("--feature-dropout", type=probability, default=0.5, metavar="P", help="(%(default)s)")
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive(int), default=60, help="(%(default)s)")
     training.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="captions (%(default)s)")
@@ -79,7 +82,7 @@ def train_main(cell, arguments=None):
     data = choose_data(args)
     captioner = make_captioner(cell, data, args)
     train, val = (prepare_pairs(captioner, data, split, args) for split in ("train", "val"))
-    standardize_features(captioner, train)
+    standardize_features(captioner, train, encoder_weights(data, args))
     image_size = data.splits["train"].images.shape[-1]
 
     def save(which, trainer):
@@ -104,9 +107,11 @@ def train_main(cell, arguments=None):
 
 def choose_data(args):
     """Load the data that the arguments name, or the best that is there, and say which."""
+    if args.download and args.data:
+        raise InputError(f"--download fetches {COCO_PATH} and trains on it; leave out --data {args.data}")
     if args.download:
         with tqdm(total=COCO_BYTES, unit="B", unit_scale=True, desc="coco.pt", disable=args.quiet) as bar:
-            download(path=args.data or COCO_PATH, progress=bar.update)
+            download(progress=bar.update)
     source = args.data or (str(COCO_PATH) if COCO_PATH.exists() else "scenes")
     hint = "; --download fetches coco.pt, --data FILE takes your own" if source == "scenes" and not args.data else ""
     print(f"data: {'the built-in scenes' if source == 'scenes' else source}{hint}", flush=True)
@@ -114,7 +119,8 @@ def choose_data(args):
 
 
 def make_captioner(cell, data, args):
-    weights = args.encoder_weights or ("none" if data.source == "scenes" else "imagenet")
+    """The captioner that the arguments describe, on its device."""
+    weights = encoder_weights(data, args)
     encoder = ImageEncoder(
         pretrained=weights == "imagenet",
         verbose=not args.quiet,
@@ -130,6 +136,7 @@ def make_captioner(cell, data, args):
         ignore_index=NULL,
         image_encoder=encoder,
         dropout=args.dropout,
+        feature_dropout=args.feature_dropout,
     ).to(args.device)
     trained = sum(p.numel() for p in captioner.parameters() if p.requires_grad)
     print(
@@ -138,6 +145,11 @@ def make_captioner(cell, data, args):
         flush=True,
     )
     return captioner
+
+
+def encoder_weights(data, args):
+    """imagenet, none, or a file's path."""
+    return args.encoder_weights or ("none" if data.source == "scenes" else "imagenet")
 
 
 def prepare_pairs(captioner, data, name, args):
@@ -164,13 +176,17 @@ def prepare_pairs(captioner, data, name, args):
     return Pairs(inputs, split.captions, split.image_index)
 
 
-def standardize_features(captioner, train):
+def standardize_features(captioner, train, weights):
     """Take the features' mean and variance from the training split.
 
     Not those of a random CNN that is about to learn: its own BatchNorm keeps its features in range.
     """
     if train.inputs.dtype != torch.uint8:
         captioner.standardize(train.inputs)
+    elif weights != "none":
+        with torch.no_grad():
+            images = train.inputs[:: 1 + len(train.inputs) // 256]
+            captioner.standardize(captioner.eval().encode(images.to(captioner.feature_mean.device)))
 
 
 def resume(trainer, path, cell, data):

@@ -135,7 +135,6 @@ def test_standardized_features_have_mean_0_and_variance_1(cell):
     features = 3 + 2 * torch.randn(500, 6, 2, 3, dtype=torch.float64)
     captioner.standardize(features)
     captioner.feature_projection = torch.nn.Identity()
-    captioner.dropout = torch.nn.Identity()
     projected = captioner.project_features(features)
     assert projected.mean().abs() < 1e-6 and (projected.std() - 1).abs() < 1e-2
     captioner.standardize(torch.zeros_like(features))  # dead channels

@@ -1,6 +1,7 @@
 """The cells against PyTorch's, against autograd, against numeric gradients, and against bad input."""
 
 import functools
+import re
 
 import pytest
 import torch
@@ -301,3 +302,11 @@ def test_numeric_gradient_of_a_known_function():
     assert rel_error(compute_numeric_gradient(lambda x: (x**3).sum(), x), 3 * x**2) < 1e-6
     upstream = randn(3, 4)
     assert rel_error(compute_numeric_gradient(lambda x: x**3, x, upstream), 3 * x**2 * upstream) < 1e-6
+
+
+@pytest.mark.parametrize("file, prefix", [("rnn", "RNN"), ("lstm", "LSTM"), ("attention", "ATT")])
+def test_every_equation_has_its_own_tag(file, prefix):
+    """The docs refer to the lines by these tags."""
+    with open(getattr(cells, file).__file__, encoding="utf-8") as source:
+        tags = re.findall(rf"\({prefix}-(\d+)\)$", source.read(), re.MULTILINE)
+    assert sorted(map(int, tags)) == list(range(1, len(tags) + 1))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from rnn_lstm_captioning import InputError
@@ -122,7 +123,11 @@ def test_an_interrupted_run_resumes_to_the_same_weights(step, scenes_file, tmp_p
 
 
 def test_finetuning_changes_the_encoder_and_the_checkpoint_carries_it(scenes_file, tmp_path):
-    train("rnn", scenes_file, tmp_path, "--epochs", "1", "--finetune-encoder")
+    torch.save(torchvision.models.regnet_x_400mf(weights=None).state_dict(), tmp_path / "w.pth")
+    for weights in ("none", str(tmp_path / "w.pth")):
+        train("rnn", scenes_file, tmp_path, "--epochs", "1", "--finetune-encoder", "--encoder-weights", weights)
+        standardized = load_checkpoint(tmp_path / "rnn_last.pt")["model"]["feature_mean"].any()
+        assert standardized == (weights != "none")
     checkpoint = load_checkpoint(tmp_path / "rnn_last.pt")
     captioner = restore_captioner(checkpoint, "x")
     assert captioner.image_encoder.cnn[0][1].running_mean.any()
@@ -185,6 +190,8 @@ def test_scripts_report_wrong_input_in_one_line_with_exit_code_2(tmp_path):
     unknown = run_script("train_lstm_attention.py", "--epoch", "3")
     assert unknown.returncode == 2 and "unrecognized arguments: --epoch 3" in unknown.stderr
     assert unknown.stderr.count("\n") == 1
+    both = run_script("train_rnn.py", "--download", "--data", tmp_path / "none.pt")
+    assert both.returncode == 2 and "leave out --data" in both.stderr
     data = run_script("train_rnn.py", "--data", tmp_path / "none.pt")
     assert data.returncode == 2 and "there is no such caption file" in data.stderr
 

@@ -141,7 +141,7 @@ def attention_backward(dh, cache):
         dprev_h = ds[:, :H] + dquery  # h_{t-1} is an input of the gates and the attention's query
     s = torch.stack(states)  # (T, N, 2H)
     dcells = _cell_gradients(torch.stack(attentions), dattn, dscores, s[:, :, :H])
-    # dcell_g = dcell_g + (dh_0 + dc_0) / G, through the mean of (ATT-1)                  (ATT-22)
+    # dcell_g = dcell_g + (dh_0 + dc_0) / G, through the mean over the grid             (ATT-22)
     dcells += ((dprev_h + dprev_c) / G).unsqueeze(1)  # (N, G, H)
     rows = da.flatten(0, 1), x.flatten(0, 1), s.flatten(0, 1)  # T * N rows each
     dx, dWx, dW, db = _input_and_weight_gradients(*rows, Wx)
@@ -172,7 +172,7 @@ def _attend_backward(dattn, weights, cells):
     H = dattn.shape[1]
     # dw_g = dattn_t . cell_g                                                            (ATT-17)
     dweights = (cells @ dattn.unsqueeze(2)).squeeze(2)  # (N, G)
-    # dscore = w * (dw - sum over g of w_g dw_g), then the factor of (ATT-2)              (ATT-18)
+    # dscore_g = w_g * (dw_g - sum over g' of w_g' dw_g') / sqrt(H)                      (ATT-18)
     dscores = weights * (dweights - (weights * dweights).sum(1, keepdim=True)) / H**0.5  # (N, G)
     # dh_{t-1} = sum over g of dscore_g cell_g, beside what the gates send                (ATT-19)
     dprev_h = (dscores.unsqueeze(1) @ cells).squeeze(1)  # (N, H)
@@ -180,9 +180,9 @@ def _attend_backward(dattn, weights, cells):
 
 
 def _cell_gradients(weights, dattn, dscores, prev_h):
-    # dcell_g = sum over t of w_g dattn_t, through (ATT-4), ...                            (ATT-20)
+    # dcell_g = sum over t of w_g dattn_t, through the weighted mean, ...               (ATT-20)
     dcells = weights.permute(1, 2, 0) @ dattn.transpose(0, 1)  # (N, G, T) @ (N, T, H) -> (N, G, H)
-    # ... and of dscore_g h_{t-1}, through (ATT-2)                                        (ATT-21)
+    # ... and of dscore_g h_{t-1}, through the scores                                   (ATT-21)
     return dcells.baddbmm_(dscores.permute(1, 2, 0), prev_h.transpose(0, 1))  # (N, G, H)
 
 
