@@ -108,4 +108,4 @@ def _as_pil(image):
 
 def _save_figure(figure, path):
     with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=120)
+        figure.savefig(unfinished, dpi=120, bbox_inches="tight", pad_inches=0.1)
