@@ -89,6 +89,12 @@ def compare(ours, theirs, seconds, synchronize):
     return times
 
 
+def peak_memory():
+    """The peak memory of this process in MB (Linux; getrusage would count the parent's too)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")

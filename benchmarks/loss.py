@@ -7,7 +7,6 @@ peak memory is what a process of its own needs above what it held before.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from cells import peak_memory
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -50,9 +50,9 @@ def main():
     args = parser.parse_args()
     if args.memory_of:
         run = make(args.memory_of)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_memory()
         run()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+        print(peak_memory() - before)
         return
     runs, times, memory = {}, {"ours": [], "plain": []}, {}
     for name in times:

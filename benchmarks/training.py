@@ -10,7 +10,6 @@ the feature pass plus 60 times 40 median steps. Peak memory is that of a process
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import torch
 import torchvision
-from cells import TextbookAttentionLSTM
+from cells import TextbookAttentionLSTM, peak_memory
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -112,12 +111,7 @@ def main():
         step, _ = make_variant(args.memory_of, args.batch_size, args.device)
         for _ in range(3):
             step()
-        on_gpu = args.device.startswith("cuda")
-        peak = (
-            torch.cuda.max_memory_allocated() / 2**20
-            if on_gpu
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        )
+        peak = torch.cuda.max_memory_allocated() / 2**20 if args.device.startswith("cuda") else peak_memory()
         print(round(peak))
         return
     synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
