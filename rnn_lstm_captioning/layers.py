@@ -107,7 +107,8 @@ class _ProjectedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, y, W, b, with_gradients):
         total = torch.zeros((), dtype=W.dtype, device=W.device)
-        dh, dW, db = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
+        if with_gradients:
+            dh, dW, db = ctx.gradients = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
         W_used, b_used = W.to(h.dtype), b.to(h.dtype)  # under autocast, h comes in bf16
         step = max(1, CHUNK // W.shape[1])
         for start in range(0, len(h), step):
@@ -121,7 +122,6 @@ class _ProjectedLoss(torch.autograd.Function):
                 dh[rows] = matmul(dscores, W_used.T)
                 dW += matmul(h[rows].T, dscores)
                 db += dscores.sum(0)
-        ctx.gradients = dh, dW, db
         return total
 
     @staticmethod

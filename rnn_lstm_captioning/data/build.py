@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..command import ArgumentParser, run_command
 from ..errors import InputError
+from ..storage import replacing
 from ..vocabulary import build_vocabulary, encode_captions, tokenize
 from .images import load_image
 
@@ -57,11 +58,11 @@ def main(arguments=None):
             data[f"{split}_images"], data[f"{split}_image_names"] = images, names
             data[f"{split}_references"] = [captions[name] for name in names]
         encode_splits(data, args, report)
-        unfinished = Path(folder) / "unfinished.pt"
-        torch.save(data, unfinished)
-        os.replace(unfinished, args.out)
+        with replacing(args.out) as unfinished:
+            torch.save(data, unfinished)
     report_path = args.out.with_name(args.out.stem + "_report.txt")
-    report_path.write_text("\n".join(report) + "\n", encoding="utf-8")
+    with replacing(report_path) as unfinished:
+        unfinished.write_text("\n".join(report) + "\n", encoding="utf-8")
     print("\n".join(line for line in report if not line.startswith("  ")))
     print(f"wrote {args.out} and {report_path}")
 
