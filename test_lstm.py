@@ -1,6 +1,6 @@
 """Evaluate an LSTM checkpoint, or caption your own pictures: python test_lstm.py --help"""
 
-from rnn_lstm_captioning.cli import test_main
+from rnn_lstm_captioning.cli_test import test_main
 from rnn_lstm_captioning.command import run_command
 
 if __name__ == "__main__":

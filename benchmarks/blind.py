@@ -15,16 +15,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rnn_lstm_captioning.cli import (
-    autocast,
-    choose_data,
-    encoder_weights,
-    get_train_parser,
-    make_captioner,
-    prepare_pairs,
-    standardize_features,
-)
+from rnn_lstm_captioning.cli_train import choose_data, get_train_parser, make_captioner, make_pairs
 from rnn_lstm_captioning.command import run_command
+from rnn_lstm_captioning.preparation import autocast
 from rnn_lstm_captioning.training import Trainer
 
 
@@ -39,10 +32,9 @@ def main():
         for sight in ("pictures", "zeros"):
             torch.manual_seed(args.seed)
             captioner = make_captioner(cell, data, args)
-            train, val = (prepare_pairs(captioner, data, split, args) for split in ("train", "val"))
-            standardize_features(captioner, train, encoder_weights(data, args))
+            train, val = make_pairs(captioner, data, args)
             if sight == "zeros":
-                train, val = (replace(pairs, inputs=torch.zeros_like(pairs.inputs)) for pairs in (train, val))
+                train, val = (replace(pairs, features=torch.zeros_like(pairs.features)) for pairs in (train, val))
             start = time.monotonic()
             trainer = Trainer(captioner, train, val, args, lambda *_: None, autocast(args.device, args.precision))
             trainer.run()

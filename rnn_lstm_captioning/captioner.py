@@ -6,19 +6,21 @@ from torch import nn
 from .cells import LSTM, RNN, AttentionLSTM, dot_product_attention
 from .decoding import greedy_search
 from .encoder import ImageEncoder
-from .layers import Affine, WordEmbedding, projected_softmax_loss
+from .layers import Affine, BatchNorm, WordEmbedding, evaluating, projected_softmax_loss
 from .vocabulary import SPECIAL_TOKENS
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "attn": AttentionLSTM}
+IMAGE_INPUTS = ("h0", "first-token")
+IMAGE_NORMS = ("none", "batchnorm")
 
 
 class CaptioningRNN(nn.Module):
     """Writes a caption for a picture, word by word.
 
-    "rnn" and "lstm" start from the average-pooled features, h0 = affine(pool(features)); "attn"
-    projects every grid cell to A (N, H, grid_h, grid_w), starts from its mean and looks at it again
-    before every word. Source: Karpathy and Fei-Fei (2015) and Vinyals et al. (2015); attention: Xu
-    et al. (2015).
+    "rnn" and "lstm" hear of the average-pooled features once, through an affine map: as their initial
+    hidden state (``image_input`` "h0": Karpathy and Fei-Fei 2015) or as a word before the first
+    ("first-token": Vinyals et al. 2015, "Show and Tell"). "attn" projects every grid cell to A (N, H,
+    grid_h, grid_w), starts from its mean and looks at it again before every word (Xu et al. 2015).
 
     Args:
         word_to_idx: dict, word -> index, a bijection onto 0 .. V-1, with ``<NULL>``, ``<START>``,
@@ -31,8 +33,10 @@ class CaptioningRNN(nn.Module):
         dropout: the part of the word vectors' and the hidden states' elements that is zeroed in
             training, outside the recurrence (Zaremba, Sutskever and Vinyals 2014).
         feature_dropout: the same for the features; a few thousand pictures are soon known by heart.
-    Raises: ValueError for an unknown cell_type, a vocabulary without the special tokens, or an
-        input_dim that is not the encoder's.
+        image_input: "h0" or "first-token"; image_norm: "none", or "batchnorm" after the affine map.
+            For "attn" they must be "h0" and "none".
+    Raises: ValueError for an unknown cell_type, image_input or image_norm, a vocabulary without the
+        special tokens, or an input_dim that is not the encoder's.
     """
 
     def __init__(
@@ -48,21 +52,33 @@ class CaptioningRNN(nn.Module):
         image_encoder=None,
         dropout=0.0,
         feature_dropout=0.0,
+        image_input="h0",
+        image_norm="none",
     ):
         super().__init__()
-        if cell_type not in CELLS:
-            raise ValueError(f"cell_type is {cell_type!r}, wanted one of {', '.join(CELLS)}")
+        for name, value, known in (
+            ("cell_type", cell_type, CELLS),
+            ("image_input", image_input, IMAGE_INPUTS),
+            ("image_norm", image_norm, IMAGE_NORMS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(known)}")
+        if cell_type == "attn" and (image_input, image_norm) != ("h0", "none"):
+            raise ValueError("image_input and image_norm are for rnn and lstm; attn looks at the grid at every step")
         self.idx_to_word = sorted(word_to_idx, key=word_to_idx.get)
         if self.idx_to_word[:4] != SPECIAL_TOKENS or sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
             raise ValueError(f"word_to_idx must map {' '.join(SPECIAL_TOKENS)} to 0..3 and its V words onto 0..V-1")
         self.word_to_idx, self.cell_type, self.ignore_index = word_to_idx, cell_type, ignore_index
+        self.image_input = image_input
         self.image_encoder = image_encoder or ImageEncoder(image_encoder_pretrained)
         C, V = self.image_encoder.out_channels, len(word_to_idx)
         if input_dim not in (None, C):
             raise ValueError(
                 f"input_dim is {input_dim}, but the features of {self.image_encoder.name} have {C} channels"
             )
-        self.feature_projection = Affine(C, hidden_dim)
+        image_dim = wordvec_dim if image_input == "first-token" else hidden_dim
+        self.feature_projection = Affine(C, image_dim)
+        self.image_norm = BatchNorm(image_dim, momentum=0.01) if image_norm == "batchnorm" else nn.Identity()
         self.word_embedding = WordEmbedding(V, wordvec_dim)
         self.cell = CELLS[cell_type](wordvec_dim, hidden_dim)
         self.vocabulary_projection = Affine(hidden_dim, V)
@@ -105,16 +121,22 @@ class CaptioningRNN(nn.Module):
     def hidden_states(self, features, words):
         """features (N, C, grid_h, grid_w), words int64 (N, T) -> h (N, T, H)."""
         x = self.dropout(self.word_embedding(words))  # (N, T, D)
-        return self.dropout(self.cell(x, self.project_features(features)))
+        image = self.project_features(features)
+        if self.image_input == "first-token":
+            x = torch.cat([image.unsqueeze(1).to(x.dtype), x], dim=1)  # (N, 1 + T, D)
+            h = self.cell(x, x.new_zeros(len(x), self.cell.Wh.shape[0]))
+            return self.dropout(h[:, 1:])  # no word is foreseen from the image alone: <START> comes first
+        return self.dropout(self.cell(x, image))
 
     def project_features(self, features):
-        """features (N, C, grid_h, grid_w) -> h0 (N, H), or A (N, H, grid_h, grid_w) for "attn"."""
+        """What the cell takes of features (N, C, grid_h, grid_w): h0 (N, H), the first token (N, D),
+        or A (N, H, grid_h, grid_w) for "attn"."""
         if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
             wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
         features = self.feature_dropout((self.seen_by_cell(features) - self.feature_mean) / self.feature_std)
         if self.cell_type != "attn":
-            return self.feature_projection(features.flatten(1))
+            return self.image_norm(self.feature_projection(features.flatten(1)))
         rows = self.feature_projection(features.flatten(2).transpose(1, 2))  # (N, G, H)
         return rows.transpose(1, 2).unflatten(2, features.shape[2:])
 
@@ -128,27 +150,30 @@ class CaptioningRNN(nn.Module):
     def begin(self, features):
         """The state before the first word, a tuple of tensors whose first dimension is N."""
         image = self.project_features(features)
-        if self.cell_type == "rnn":
-            return (image,)
-        if self.cell_type == "lstm":
-            return image, torch.zeros_like(image)
-        mean = image.mean((2, 3))
-        return mean, mean, image
+        if self.cell_type == "attn":
+            mean = image.mean((2, 3))
+            return mean, mean, image
+        h0 = image
+        if self.image_input == "first-token":
+            h0 = image.new_zeros(len(image), self.cell.Wh.shape[0])
+        state = (h0,) if self.cell_type == "rnn" else (h0, torch.zeros_like(h0))
+        return self.step(image, state)[0] if self.image_input == "first-token" else state
 
     def advance(self, words, state):
         """words int64 (N,) -> scores (N, V), the next state, attn_weights (N, grid_h, grid_w) or None."""
-        x, weights = self.word_embedding(words), None
-        if self.cell_type == "rnn":
-            state = (self.cell.step_forward(x, *state),)
-        elif self.cell_type == "lstm":
-            state = self.cell.step_forward(x, *state)
-        else:
-            h, c, A = state
-            attn, weights = dot_product_attention(h, A)
-            state = (*self.cell.step_forward(x, h, c, attn), A)
+        state, weights = self.step(self.word_embedding(words), state)
         return self.vocabulary_projection(state[0]), state, weights
 
-    @torch.no_grad()
+    def step(self, x, state):
+        """x (N, D), a word vector or the image as the first token -> the next state, attn_weights or None."""
+        if self.cell_type == "rnn":
+            return (self.cell.step_forward(x, *state),), None
+        if self.cell_type == "lstm":
+            return self.cell.step_forward(x, *state), None
+        h, c, A = state
+        attn, weights = dot_product_attention(h, A)
+        return (*self.cell.step_forward(x, h, c, attn), A), weights
+
     def sample(self, images, max_length=15):
         """Greedy captions: at every step the most probable word, never ``<NULL>``, ``<START>``, ``<UNK>``.
 
@@ -157,10 +182,6 @@ class CaptioningRNN(nn.Module):
             ``<END>`` is ``<NULL>``. For "attn" also attn_weights (N, max_length, grid_h, grid_w),
             which sum to 1 at every step up to ``<END>`` and are 0 after it.
         """
-        was_training = self.training
-        self.eval()
-        try:
-            captions, attn_weights = greedy_search(self, self.encode(images), max_length)
-        finally:
-            self.train(was_training)
+        with evaluating(self):
+            captions, _, attn_weights = greedy_search(self, self.encode(images), max_length)
         return (captions, attn_weights) if self.cell_type == "attn" else captions

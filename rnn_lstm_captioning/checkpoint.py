@@ -7,21 +7,21 @@ from .encoder import ImageEncoder
 from .errors import InputError
 from .storage import replacing
 
-FORMAT = 1
+FORMAT = 2  # 2 added image_input, image_norm and image_size to the settings; 1 had their defaults
 FIELDS = {"format": int, "cell": str, "encoder": str, "image_size": int, "idx_to_token": list, "settings": dict}
 
 
-def save_checkpoint(path, captioner, image_size, settings, data_source, training=None):
+def save_checkpoint(path, captioner, stored_size, settings, data_source, training=None):
     """Write a checkpoint: the old one at ``path`` stays until the new one is on the disk.
 
-    Args: image_size, the side in pixels of the pictures it was trained on; settings, dict of plain
+    Args: stored_size, the side in pixels of the data's pictures (the encoder may resize them); settings, dict of plain
         values; data_source, the caption file's path or "scenes"; training, the state to go on from.
     """
     checkpoint = {
         "format": FORMAT,
         "cell": captioner.cell_type,
         "encoder": captioner.image_encoder.name,
-        "image_size": image_size,
+        "image_size": stored_size,
         "idx_to_token": captioner.idx_to_word,
         "settings": settings,
         "data": data_source,
@@ -42,8 +42,8 @@ def load_checkpoint(path):
         raise InputError(f"{path} is not a checkpoint that can be read safely ({type(error).__name__})") from error
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in FIELDS.items()):
         raise InputError(f"{path} is not a checkpoint of this project")
-    if checkpoint["format"] != FORMAT:
-        raise InputError(f"{path} has format {checkpoint['format']}; this version of the project reads format {FORMAT}")
+    if not 1 <= checkpoint["format"] <= FORMAT:
+        raise InputError(f"{path} has format {checkpoint['format']}; this version of the project reads 1 to {FORMAT}")
     if checkpoint["cell"] not in CELLS:
         raise InputError(f"{path} names an unknown cell, {checkpoint['cell']}")
     return checkpoint
@@ -60,8 +60,13 @@ def restore_captioner(checkpoint, path):
             cell_type=checkpoint["cell"],
             ignore_index=0,
             image_encoder=ImageEncoder(
-                pretrained=False, name=checkpoint["encoder"], frozen=not settings["finetune_encoder"]
+                pretrained=False,
+                name=checkpoint["encoder"],
+                frozen=not settings["finetune_encoder"],
+                image_size=settings.get("image_size"),
             ),
+            image_input=settings.get("image_input", "h0"),
+            image_norm=settings.get("image_norm", "none"),
         )
         captioner.load_state_dict(checkpoint["model"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -1,6 +1,8 @@
 """What all command lines share: how arguments are read, messages are given and processes end."""
 
 import argparse
+import ctypes
+import platform
 import shlex
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ from pathlib import Path
 import torch
 
 from .errors import InputError, RunFailed
+
+SCRIPTS = {"rnn": "rnn", "lstm": "lstm", "attn": "lstm_attention"}  # cell -> train_*.py and test_*.py
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -25,6 +29,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def run_command(main):
     """Run a command line's main function and leave the process with the exit code of its outcome."""
+    reuse_memory()
     torch.set_flush_denormal(True)  # numbers below 1e-38 would slow a CPU down a hundredfold
     try:
         main()
@@ -34,6 +39,18 @@ def run_command(main):
         leave(130, "stopped by Ctrl-C")
     except (OSError, RunFailed) as error:
         leave(1, str(error))
+
+
+def reuse_memory():
+    """Let this process keep the memory that it frees, for its next large tensors.
+
+    By default glibc hands every large block back to the system, which must clear its pages again at
+    the next use: on a CPU that can take longer than what is computed in them. See mallopt(3).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block lives outside the heap ...
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... which doesn't shrink
 
 
 def leave(code, message):
@@ -70,8 +87,3 @@ def device(text):
     except (RuntimeError, AssertionError) as error:
         raise argparse.ArgumentTypeError(f"device {text} can't be used here") from error
     return text
-
-
-def default_device():
-    """ "cuda" where there is one, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torchvision
 from torch import nn
+from torchvision.transforms.v2.functional import resize
 
 from .errors import InputError
 from .storage import replacing
@@ -24,13 +25,16 @@ class ImageEncoder(nn.Module):
         name: a torchvision network, such as "regnet_x_400mf" or "mobilenet_v2".
         weights_file: a state dict of that network with its 1,000-class head; wins over pretrained.
         frozen: never train it: no gradients, and BatchNorm keeps its running statistics always.
-    Attributes: out_channels, the C of its features; name; frozen.
+        image_size: the side in pixels to which pictures are resized; None: as they come.
+    Attributes: out_channels, the C of its features; name; frozen; image_size.
     Raises: InputError if the network has no spatial features, or its weights can't be had.
     """
 
-    def __init__(self, pretrained=True, verbose=False, *, name="regnet_x_400mf", weights_file=None, frozen=True):
+    def __init__(
+        self, pretrained=True, verbose=False, *, name="regnet_x_400mf", weights_file=None, frozen=True, image_size=None
+    ):
         super().__init__()
-        self.name, self.frozen = name, frozen
+        self.name, self.frozen, self.image_size = name, frozen, image_size
         network = _make_network(name)
         if weights_file is not None:
             _load_weights(network, name, _read_state_dict(weights_file), weights_file)
@@ -44,7 +48,7 @@ class ImageEncoder(nn.Module):
         self.cnn.eval().requires_grad_(not frozen)
         try:
             with torch.no_grad():
-                self.out_channels = self(torch.zeros(1, 3, 64, 64)).shape[1]
+                self.out_channels = self(torch.zeros(1, 3, image_size or 64, image_size or 64)).shape[1]
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise InputError(
                 f"--encoder {name} has no spatial features that this project can take; "
@@ -62,6 +66,8 @@ class ImageEncoder(nn.Module):
         """images (N, 3, height, width), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images has shape {tuple(images.shape)}, wanted (N, 3, height, width)")
+        if self.image_size and images.shape[2:] != (self.image_size, self.image_size):
+            images = resize(images, [self.image_size, self.image_size], antialias=True)
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
         elif not images.is_floating_point():
@@ -124,33 +130,39 @@ def _load_weights(network, name, state, source):
 
 
 @torch.no_grad()
-def encode_all(encoder, images, path, device="cpu", precision="fp32", batch_size=64, progress=iter):
-    """The features of all images, computed at the first call and memory-mapped at every later one.
+def encode_all(
+    encoder, images, path=None, identity="", device="cpu", precision="fp32", batch_size=64, progress=iter
+):  # fmt: skip
+    """The features of all images; with a path, computed once, and memory-mapped at every later call.
 
-    Args: encoder, a frozen :class:`ImageEncoder`; images, uint8 (M, 3, S, S); path, the start of
-        the cache file's name, to which the encoder's name and a key is added that changes with
-        the images, the weights and the precision; progress, wraps the loop over batches.
-    Returns: float16 (M, C, grid_h, grid_w), memory-mapped: only the pages in use take memory.
+    Args: encoder, a frozen :class:`ImageEncoder`; images, uint8 (M, 3, S, S); path, the start of the
+        cache file's name, to which the encoder's name and a key is added that changes with identity,
+        weights, image size and precision; identity, a string that changes with the images; progress,
+        wraps the loop over batches.
+    Returns: float16 (M, C, grid_h, grid_w); if memory-mapped, only the pages in use take memory.
     Raises: InputError if a feature does not fit into float16.
     """
-    key = hashlib.sha256(precision.encode())
+    shape = (len(images), *encoder(images[:1].to(device)).shape[1:])
+
+    def fill(features):
+        for start in progress(range(0, len(images), batch_size)):
+            batch = images[start : start + batch_size].to(device)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+                encoded = encoder(batch)
+            encoded = encoded.to(device="cpu", dtype=torch.float16)
+            if not encoded.isfinite().all():
+                raise InputError(f"{encoder.name} gives features beyond 65504, which 16 bits can't hold")
+            features[start : start + batch_size] = encoded.numpy()
+        return features
+
+    if path is None:
+        return torch.from_numpy(fill(np.empty(shape, np.float16)))
+    key = hashlib.sha256(f"{identity} {shape} {encoder.image_size} {precision}".encode())
     for name, tensor in encoder.state_dict().items():
         key.update(f"{name} {tensor.dtype}".encode())
         key.update(tensor.cpu().contiguous().numpy())
-    key.update(f"{tuple(images.shape)}".encode())
-    key.update(images.contiguous().numpy())
     path = Path(f"{path}.{encoder.name}-{key.hexdigest()[:16]}.npy")
     if not path.exists():
-        shape = (len(images), *encoder(images[:1].to(device)).shape[1:])
         with replacing(path) as unfinished:
-            features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
-            for start in progress(range(0, len(images), batch_size)):
-                batch = images[start : start + batch_size].to(device)
-                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-                    encoded = encoder(batch)
-                encoded = encoded.to(device="cpu", dtype=torch.float16)
-                if not encoded.isfinite().all():
-                    raise InputError(f"{encoder.name} gives features beyond 65504, which the 16-bit cache can't hold")
-                features[start : start + batch_size] = encoded.numpy()
-            features.flush()
+            fill(np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)).flush()
     return torch.from_numpy(np.load(path, mmap_mode="c"))

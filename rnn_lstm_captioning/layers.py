@@ -1,4 +1,6 @@
-"""The layers around the cell: word vectors, affine maps, and the temporal softmax loss."""
+"""The layers around the cell: word vectors, affine maps, batch normalisation, and the temporal softmax loss."""
+
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -57,6 +59,28 @@ class _AffineFunction(torch.autograd.Function):
         dx = matmul(dy, W.T) if ctx.needs_input_grad[0] else None  # (rows, in)
         # dW = x^T dy     db = sum over the rows of dy                                    (AFF-3)
         return dx, matmul(x.T, dy), dy.sum(0)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that can take a batch of one: it has no variance, so the running statistics serve."""
+
+    def forward(self, x):
+        """x (N, C) -> (N, C)."""
+        if self.training and len(x) == 1:
+            return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+        return super().forward(x)
+
+
+@contextmanager
+def evaluating(module):
+    """The module in eval mode, without gradients; afterwards it is in the mode it was in before."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
 
 
 def temporal_softmax_loss(x, y, ignore_index=None):

@@ -4,55 +4,84 @@ import csv
 import math
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from .data.images import random_crops
 from .errors import RunFailed
+from .layers import evaluating
 from .storage import replacing
 from .vocabulary import NULL
+
+BATCHINGS = ("padded", "length")
 
 
 @dataclass
 class Pairs:
-    """Captions with what the captioner needs of their images: cached features, or the images."""
+    """Captions with what the captioner needs of their images: cached features, or the images themselves
+    if the encoder is in the loop."""
 
-    inputs: torch.Tensor  # float16 features (M, C, grid_h, grid_w), or uint8 images (M, 3, S, S)
     captions: torch.Tensor  # int64 (R, L)
     image_index: torch.Tensor  # int64 (R,)
+    features: torch.Tensor | None = None  # float16 (M, C, grid_h, grid_w)
+    images: torch.Tensor | None = None  # uint8 (M, 3, S, S)
+    augment: bool = False  # take a random crop of each image, of the encoder's image size
 
     def __len__(self):
         return len(self.captions)
 
-    def shuffled(self, generator):
-        """An order of all captions. Captions of one image stay together if the images have to be
-        encoded in every step: then each is encoded once per epoch, not once per caption."""
-        if self.inputs.dtype != torch.uint8:
-            return torch.randperm(len(self), generator=generator)
-        return torch.randperm(len(self.inputs), generator=generator)[self.image_index].argsort(stable=True)
+    @property
+    def words(self):
+        """How many words the captions score: all but ``<START>`` and the padding."""
+        return (self.captions[:, 1:] != NULL).sum().item()
+
+    def sample(self, count):
+        """``count`` of the pairs, spread evenly over all."""
+        rows = torch.linspace(0, len(self) - 1, min(len(self), count)).long()
+        return replace(self, captions=self.captions[rows], image_index=self.image_index[rows], augment=False)
+
+    def batches(self, batch_size, batching="padded", generator=None):
+        """All captions once, in random order, as row indices of batches.
+
+        "padded" batches have captions of any length. "length" ones have captions of one length, so
+        that nothing is padded; since their order is random too, a length comes as often as it occurs.
+        If the encoder is in the loop, captions of one image stay together: then each image is
+        encoded once per epoch, not once per caption.
+        """
+        if self.features is not None or self.augment:
+            order = torch.randperm(len(self), generator=generator)
+        else:
+            order = torch.randperm(len(self.images), generator=generator)[self.image_index].argsort(stable=True)
+        if batching == "padded":
+            return order.split(batch_size)
+        lengths = (self.captions[order] != NULL).sum(1)
+        batches = [rows for length in lengths.unique() for rows in order[lengths == length].split(batch_size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
     def batch_loss(self, captioner, rows, device):
         """The captioner's loss on some caption rows; every image is encoded once."""
-        captions = self.captions[rows].to(device)
-        images, inverse = self.image_index[rows].unique(return_inverse=True)
-        inputs = self.inputs[images].to(device)
-        features = captioner.encode(inputs) if inputs.dtype == torch.uint8 else inputs
-        return captioner.loss(features[inverse.to(device)], captions)
+        captions = self.captions[rows]
+        captions = captions[:, : (captions != NULL).sum(1).amax()].to(device)  # no step on padding alone
+        if self.features is not None:
+            return captioner.loss(self.features[self.image_index[rows]].to(device), captions)
+        pictures, inverse = self.image_index[rows].unique(return_inverse=True)
+        images = self.images[pictures].to(device)
+        if self.augment:
+            images = random_crops(images, captioner.image_encoder.image_size)
+        return captioner.loss(captioner.encode(images)[inverse.to(device)], captions)
 
 
-@torch.no_grad()
 def evaluate(captioner, pairs, batch_size, device, autocast):
     """The loss on all pairs. Returns: nats per caption, nats per word."""
-    was_training = captioner.training
-    captioner.eval()
     total = 0.0
-    for rows in torch.arange(len(pairs)).split(batch_size):
-        with autocast():
-            total += pairs.batch_loss(captioner, rows, device).item() * len(rows)
-    captioner.train(was_training)
-    return total / len(pairs), total / (pairs.captions[:, 1:] != NULL).sum().item()
+    with evaluating(captioner):
+        for rows in torch.arange(len(pairs)).split(batch_size):
+            with autocast():
+                total += pairs.batch_loss(captioner, rows, device).item() * len(rows)
+    return total / len(pairs), total / pairs.words
 
 
 def learning_rate_factor(schedule, step, total_steps):
@@ -84,7 +113,7 @@ class Trainer:
             weight_decay=settings.weight_decay,
             fused=parameters[0].device.type in ("cpu", "cuda"),  # one pass over memory
         )
-        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.steps_per_epoch = len(train.batches(settings.batch_size, settings.batching, torch.Generator()))
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.step, self.best, self.history = 0, math.inf, []
 
@@ -105,8 +134,8 @@ class Trainer:
         settings, captioner, device = self.settings, self.captioner, self.settings.device
         captioner.train()
         epoch, start = divmod(self.step, self.steps_per_epoch)
-        order = self.train.shuffled(torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch))
-        batches = order.split(settings.batch_size)[start:]
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+        batches = self.train.batches(settings.batch_size, settings.batching, generator)[start:]
         self.epoch_start = time.monotonic()
         with tqdm(batches, desc=f"epoch {epoch + 1}/{settings.epochs}", disable=settings.quiet, leave=False) as bar:
             for rows in bar:
@@ -145,10 +174,8 @@ class Trainer:
     def finish_epoch(self):
         """Evaluate both splits, log, and save."""
         settings = self.settings
-        sample = torch.linspace(0, len(self.train) - 1, min(len(self.train), len(self.val))).long()
-        part = Pairs(self.train.inputs, self.train.captions[sample], self.train.image_index[sample])
         row = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
-        for name, pairs in (("train", part), ("val", self.val)):
+        for name, pairs in (("train", self.train.sample(len(self.val))), ("val", self.val)):
             per_caption, per_word = evaluate(self.captioner, pairs, settings.batch_size, settings.device, self.autocast)
             row |= {f"{name}_loss": per_caption, f"{name}_loss_per_word": per_word}
             row[f"{name}_perplexity"] = math.exp(min(per_word, 99))

@@ -63,7 +63,9 @@ def test_lists_choose_the_splits_and_bad_pictures_are_named(photos):
     assert data.splits["train"].image_names == ["0.png", "1.png", "2.png", "6.png", "7.png"]
     assert data.splits["val"].image_names == ["8.png", "9.png"]
     report = (photos / "x_report.txt").read_text()
-    assert "train: pictures that could not be used: 3\n  3.png: " in report and "  5.png: no such file" in report
+    assert (
+        "train: pictures that could not be used: 3\n  3.png: " in report and "  5.png: there is no such file" in report
+    )
     assert "val: pictures of the list without a caption: 1\n  77.png" in report
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from rnn_lstm_captioning import InputError
 from rnn_lstm_captioning.checkpoint import load_checkpoint, restore_captioner
-from rnn_lstm_captioning.cli import test_main, train_main
+from rnn_lstm_captioning.cli_test import test_main
+from rnn_lstm_captioning.cli_train import train_main
 from rnn_lstm_captioning.command import ArgumentParser, run_command
 from rnn_lstm_captioning.data.scenes import make_scenes
 

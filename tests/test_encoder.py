@@ -4,6 +4,7 @@ import threading
 import pytest
 import torch
 import torchvision
+from torchvision.transforms.v2.functional import resize
 
 from rnn_lstm_captioning import ImageEncoder, InputError
 from rnn_lstm_captioning.encoder import encode_all
@@ -121,7 +122,7 @@ def test_a_failed_download_names_the_other_choices(weights_url):
 # ------------------------------------------------------------------------------ the feature cache
 
 
-def test_features_are_computed_once_and_keyed_by_content(tmp_path, monkeypatch):
+def test_features_are_computed_once_and_keyed_by_what_they_depend_on(tmp_path, monkeypatch):
     encoder = ImageEncoder(False, name="mobilenet_v2")
     images = torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8)
     features = encode_all(encoder, images, tmp_path / "data.train", batch_size=3)
@@ -130,17 +131,29 @@ def test_features_are_computed_once_and_keyed_by_content(tmp_path, monkeypatch):
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("data.train.mobilenet_v2-")
 
-    def computes(encoder, images):
+    def computes(images, identity, **settings):
         batches = []
-        encode_all(encoder, images, tmp_path / "data.train", progress=lambda r: batches.append(1) or r)
+        progress = lambda r: batches.append(1) or r  # noqa: E731
+        encode_all(encoder, images, tmp_path / "data.train", identity, progress=progress, **settings)
         return bool(batches)
 
-    assert not computes(encoder, images)
-    changed = images.clone()
-    changed[3, 1, 5, 5] ^= 1
-    assert computes(encoder, changed) and not computes(encoder, changed)
+    assert not computes(images, "")
+    for case in ((images, "another file"), (images[:5], "")):
+        assert computes(*case) and not computes(*case)
+    assert computes(images, "", precision="bf16") and not computes(images, "", precision="bf16")
     encoder.cnn[0][0][0].weight.data[0, 0, 0, 0] += 1
-    assert computes(encoder, images)
+    assert computes(images, "") and not computes(images, "")
+    encoder.image_size = 96
+    assert computes(images, "") and not computes(images, "")
+    assert torch.equal(encode_all(encoder, images), encode_all(encoder, images, tmp_path / "data.train"))
+
+
+def test_pictures_are_resized_by_the_encoder():
+    images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
+    encoder = ImageEncoder(False, name="mobilenet_v2", image_size=64)
+    assert encoder(images).shape == (2, 1280, 2, 2)
+    same_size = resize(images, [64, 64], antialias=True)
+    torch.testing.assert_close(encoder(images), encoder(same_size), rtol=0, atol=0)
 
 
 def test_an_interrupted_feature_pass_leaves_nothing_behind(tmp_path):

@@ -160,7 +160,7 @@ def _as_rows(A):
 def _attend(prev_h, cells):
     H = prev_h.shape[1]
     # score_g = h_{t-1} . cell_g / sqrt(H)                                                (ATT-2)
-    scores = (cells @ prev_h.unsqueeze(2)).squeeze(2) / H**0.5  # (N, G)
+    scores = (prev_h.unsqueeze(1) @ cells.transpose(1, 2)).squeeze(1) / H**0.5  # (N, 1, H) @ (N, H, G) -> (N, G)
     # w = softmax(score) over the grid                                                    (ATT-3)
     weights = torch.softmax(scores, dim=1)  # (N, G)
     # attn_t = sum over g of w_g cell_g                                                   (ATT-4)
@@ -171,7 +171,7 @@ def _attend(prev_h, cells):
 def _attend_backward(dattn, weights, cells):
     H = dattn.shape[1]
     # dw_g = dattn_t . cell_g                                                            (ATT-17)
-    dweights = (cells @ dattn.unsqueeze(2)).squeeze(2)  # (N, G)
+    dweights = (dattn.unsqueeze(1) @ cells.transpose(1, 2)).squeeze(1)  # (N, G)
     # dscore_g = w_g * (dw_g - sum over g' of w_g' dw_g') / sqrt(H)                      (ATT-18)
     dscores = weights * (dweights - (weights * dweights).sum(1, keepdim=True)) / H**0.5  # (N, G)
     # dh_{t-1} = sum over g of dscore_g cell_g, beside what the gates send                (ATT-19)

@@ -19,7 +19,7 @@ from ..command import ArgumentParser, run_command
 from ..errors import InputError
 from ..storage import replacing
 from ..vocabulary import build_vocabulary, encode_captions, tokenize
-from .images import load_image
+from .images import try_to_load
 
 
 def get_args_parser():
@@ -151,19 +151,12 @@ def load_split(split, names, args, folder, report):
     shape = (len(names), 3, args.size, args.size)
     images = np.memmap(folder / f"{split}.raw", dtype=np.uint8, mode="w+", shape=shape)
 
-    def load(name):
-        try:
-            return load_image(args.images / name, args.size), None
-        except FileNotFoundError:
-            return None, "no such file"
-        except (OSError, ValueError) as error:
-            return None, str(error)
-
     kept, failed = [], []
     with ThreadPoolExecutor(args.workers) as pool, tqdm(total=len(names), desc=f"{split} pictures", unit="") as bar:
         for start in range(0, len(names), 256):
             part = names[start : start + 256]
-            for name, (image, reason) in zip(part, pool.map(load, part)):
+            loaded = pool.map(lambda name: try_to_load(args.images / name, args.size), part)
+            for name, (image, reason) in zip(part, loaded):
                 if image is None:
                     failed.append(f"{name}: {reason}")
                 else:

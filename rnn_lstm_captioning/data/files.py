@@ -6,6 +6,7 @@ int64 (R,), which image a caption describes; ``*_references``, a list of M lists
 ``*_image_names``, a list of M strings; and a ``test`` split.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +54,10 @@ class Split:
 
 @dataclass
 class CaptionData:
-    """What a caption file holds. ``source`` is its path, or "scenes"."""
+    """What a caption file holds. ``source`` is its path, or "scenes"; ``identity`` changes with its contents."""
 
     source: str
+    identity: str
     splits: dict  # name -> Split
     idx_to_token: list
     token_to_idx: dict
@@ -67,7 +69,8 @@ def load_captions(source):
     Returns: :class:`CaptionData`. Raises: InputError that says what is wrong with the file.
     """
     if str(source) == "scenes":
-        return check_captions(make_scenes(), "scenes")
+        scenes = make_scenes()
+        return check_captions(scenes, "scenes", hashlib.sha256(scenes["train_images"].numpy()).hexdigest())
     path = Path(source)
     if not path.exists():
         raise InputError(f"{path}: there is no such caption file; --data scenes needs none, --download fetches coco.pt")
@@ -81,10 +84,11 @@ def load_captions(source):
                 f"{path} is not a caption file that can be read safely ({type(error).__name__}); "
                 "build one with python -m rnn_lstm_captioning.data.build, or fetch coco.pt with --download"
             ) from error
-    return check_captions(data, str(path))
+    status = path.stat()  # a hash of the contents would read gigabytes at every start
+    return check_captions(data, str(path), f"{status.st_size} bytes of {status.st_mtime_ns}")
 
 
-def check_captions(data, source):
+def check_captions(data, source, identity=""):
     """Check a caption file's dict, and wrap it. Raises InputError that names the first fault."""
 
     def demand(condition, what):
@@ -123,7 +127,7 @@ def check_captions(data, source):
                 f"{name}_{key} is not a list with one entry for each of the {len(images)} images",
             )
         splits[name] = Split(images, captions, image_index, **lists)
-    return CaptionData(source, splits, idx_to_token, token_to_idx)
+    return CaptionData(source, identity, splits, idx_to_token, token_to_idx)
 
 
 def _check_vocabulary(vocab, demand):

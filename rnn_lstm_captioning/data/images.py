@@ -1,6 +1,10 @@
 """From a picture file to the tensor that the encoder sees: one way, for training and for use."""
 
+import glob
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +15,8 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 
 def load_image(path, size):
-    """The picture at a path, upright, in RGB, squashed to a square: uint8 (3, size, size).
+    """The picture at a path (or in a binary file, or a PIL image), upright, in RGB, squashed to a square:
+    uint8 (3, size, size).
 
     Any mode and size; the EXIF orientation is applied, transparency is laid on white, the first
     frame of an animation is taken. Raises: OSError or ValueError for what Pillow cannot decode.
@@ -19,7 +24,7 @@ def load_image(path, size):
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(path) as image:
+            with nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
                 image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size, much faster
                 image = _to_rgb(ImageOps.exif_transpose(image))
                 return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
@@ -39,29 +44,55 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
-def load_images(paths, size):
-    """Load the pictures that can be read.
+def try_to_load(path, size):
+    """:func:`load_image` for a file that may be anything: (image, None), or (None, what is wrong with it)."""
+    try:
+        return load_image(path, size), None
+    except FileNotFoundError:
+        return None, "there is no such file"
+    except (OSError, ValueError) as error:
+        return None, str(error)
+
+
+def load_images(paths, size, workers=None):
+    """Load the pictures that can be read, several at a time.
 
     Returns: images uint8 (M, 3, size, size), the M paths, and a list of (path, reason) of the rest.
     """
     images, loaded, failed = [], [], []
-    for path in paths:
-        try:
-            images.append(load_image(path, size))
-            loaded.append(path)
-        except FileNotFoundError:
-            failed.append((path, "there is no such file"))
-        except (OSError, ValueError) as error:
-            failed.append((path, str(error)))
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        for path, (image, reason) in zip(paths, pool.map(lambda path: try_to_load(path, size), paths)):
+            if image is None:
+                failed.append((path, reason))
+            else:
+                images.append(image)
+                loaded.append(path)
     return torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8), loaded, failed
 
 
+def random_crops(images, size):
+    """Augmentation: of every picture another square of ``size`` pixels, half of them mirrored.
+
+    Args: images (N, 3, S, S), S >= size. Returns: (N, 3, size, size), the same dtype.
+    """
+    N, S, device = len(images), images.shape[-1], images.device
+    corners = torch.randint(0, S - size + 1, (2, N, 1), device=device)
+    rows, columns = corners + torch.arange(size, device=device)  # (N, size) each
+    mirrored = torch.rand(N, 1, device=device) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    picture = torch.arange(N, device=device).view(N, 1, 1)
+    return images[picture, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+
+
 def find_images(paths):
-    """The picture files among paths; a folder stands for all pictures in it, in order of name."""
+    """The picture files among paths; a folder stands for all pictures in it, in order of name, a
+    pattern such as ``photos/*.jpg`` for all that fit it."""
     found = []
     for path in map(Path, paths):
         if path.is_dir():
             found += sorted(child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES)
+        elif not path.exists() and glob.has_magic(str(path)):
+            found += sorted(map(Path, glob.glob(str(path), recursive=True)))
         else:
             found.append(path)
     return found

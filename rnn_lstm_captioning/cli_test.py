@@ -1,0 +1,176 @@
+"""The command line behind test_rnn.py, test_lstm.py and test_lstm_attention.py."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+
+from .checkpoint import load_checkpoint, restore_captioner
+from .command import SCRIPTS, ArgumentParser, device, positive
+from .data.files import SPLITS, load_captions
+from .data.images import find_images, load_images
+from .errors import InputError
+from .inference import PictureCaptioner, default_device
+from .preparation import autocast, prepare_pairs
+from .training import evaluate
+from .visualize import save_attention, save_captioned_picture
+from .vocabulary import decode_captions, tokenize
+
+
+def get_test_parser(cell):
+    parser = ArgumentParser(description=f"Evaluate a checkpoint of the {cell} captioner, or caption your own pictures.")
+    what = parser.add_argument_group("what")
+    what.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train_*.py into cv/")
+    what.add_argument(
+        "--image", nargs="+", metavar="PATH", help="caption these pictures, folders or patterns; no data is loaded"
+    )
+    what.add_argument("--data", metavar="FILE", help="default: the file named in the checkpoint")
+    what.add_argument("--split", choices=SPLITS, default="val", help="what to evaluate on (%(default)s)")
+    decoding = parser.add_argument_group("decoding")
+    decoding.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="words (%(default)s)")
+    decoding.add_argument("--beam", type=positive(int), default=1, metavar="K", help="beam search (1: greedy)")
+    decoding.add_argument(
+        "--length-penalty", type=float, default=0.0, metavar="X", help="rank by log p / length^X (%(default)s)"
+    )
+    decoding.add_argument("--temperature", type=positive(float), metavar="X", help="draw words at random instead")
+    decoding.add_argument("--top-k", type=positive(int), metavar="K", help="draw from the K most probable words")
+    decoding.add_argument("--top-p", type=positive(float), metavar="P", help="nucleus sampling")
+    decoding.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    decoding.add_argument("--allow-unk", action="store_true", help="let the captions hold <UNK>")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, metavar="DIR", help="where the PNGs go (outputs; with --image: none)")
+    output.add_argument("--json", action="store_true", help="with --image: print JSON")
+    output.add_argument(
+        "--num-samples", type=int, default=4, metavar="N", help="pictures of train and val to draw (%(default)s)"
+    )
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="(%(default)s)")
+    machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
+    machine.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
+    return parser
+
+
+def test_main(cell, arguments=None):
+    """Evaluate a checkpoint, or caption pictures with it, as the command line says."""
+    args = get_test_parser(cell).parse_args(arguments)
+    args.device = args.device or default_device()
+    if args.top_p is not None and args.top_p > 1:
+        raise InputError(f"--top-p {args.top_p} is above 1")
+    checkpoint = load_checkpoint(args.checkpoint)
+    if checkpoint["cell"] != cell:
+        raise InputError(
+            f"{args.checkpoint} holds the {checkpoint['cell']} captioner: "
+            f"use python test_{SCRIPTS[checkpoint['cell']]}.py --checkpoint {args.checkpoint}"
+        )
+    captioner = PictureCaptioner(
+        restore_captioner(checkpoint, args.checkpoint), checkpoint["image_size"], device=args.device
+    )
+    if args.image:
+        caption_files(captioner, args)
+    else:
+        evaluate_data(captioner, checkpoint, args)
+
+
+def decoding_settings(args):
+    """The keywords of ``decode`` that the command line gives."""
+    sampling = (args.temperature, args.top_k, args.top_p) != (None, None, None)
+    if sampling and args.beam > 1:
+        raise InputError("--beam looks for probable captions, --temperature, --top-k and --top-p draw them: use one")
+    return {
+        "max_length": args.max_length,
+        "beam": args.beam,
+        "length_penalty": args.length_penalty,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "generator": torch.Generator(args.device).manual_seed(args.seed) if sampling else None,
+        "allow_unk": args.allow_unk,
+    }
+
+
+# ---------------------------------------------------------------------------- the user's pictures
+
+
+def caption_files(captioner, args):
+    """Caption the user's own pictures: one line each; what can't be read is named, the rest is done."""
+    paths = find_images(args.image)
+    if not paths:
+        raise InputError(f"there are no pictures in {', '.join(args.image)}")
+    decoding, results = decoding_settings(args), []
+    for start in range(0, len(paths), 64):
+        images, loaded, failed = load_images(paths[start : start + 64], captioner.stored_size)
+        for path, reason in failed:
+            print(f"{path}: {reason}", file=sys.stderr)
+        for path, image, caption in zip(loaded, images, captioner.caption_images(images, **decoding)):
+            if args.out:
+                draw(args.out / f"{path.stem}_{len(results)}", image, caption, [])
+            results.append({"image": str(path), "caption": caption.text, "log_prob": round(caption.log_prob, 4)})
+            if not args.json:
+                print(f"{path}: {caption.text}", flush=True)
+    if not results:
+        raise InputError("none of the pictures could be read")
+    if args.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+
+
+# ------------------------------------------------------------------------------------ a data set
+
+
+def evaluate_data(captioner, checkpoint, args):
+    """Loss and perplexity on a split; sample pictures of train and val with their captions."""
+    data = load_captions(args.data or checkpoint["data"])
+    check_fit(captioner, data, checkpoint, args)
+    split = data.splits[args.split]
+    pairs = prepare_pairs(captioner.model, data, args.split, device=args.device, precision=args.precision)
+    per_caption, per_word = evaluate(
+        captioner.model, pairs, args.batch_size, args.device, autocast(args.device, args.precision)
+    )
+    print(
+        f"{args.split}: {len(split)} captions of {len(split.images)} pictures; loss {per_caption:.3f} nats per "
+        f"caption, {per_word:.3f} nats per word, perplexity {math.exp(min(per_word, 99)):.2f} per word"
+    )
+    decoding = decoding_settings(args)
+    if split.references:
+        captions = captioner.caption_features(pairs.features, args.batch_size, **decoding)
+        right = sum(
+            caption.tokens in map(tokenize, references) for caption, references in zip(captions, split.references)
+        )
+        print(f"{args.split}: {right / len(captions):.1%} of the captions are word for word one of their references")
+    out = args.out or Path("outputs")
+    for name in ("train", "val"):
+        draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding)
+    print(f"pictures: {out}")
+
+
+def check_fit(captioner, data, checkpoint, args):
+    """Raises InputError if the data is of another kind than the checkpoint was trained on."""
+    if data.idx_to_token != captioner.model.idx_to_word:
+        raise InputError(
+            f"{data.source} has another vocabulary than {args.checkpoint}, which was trained on {checkpoint['data']}"
+        )
+    if args.split not in data.splits:
+        raise InputError(f"{data.source} has no {args.split} split; it has {', '.join(data.splits)}")
+    size = data.splits[args.split].images.shape[-1]
+    if size != captioner.stored_size:
+        raise InputError(
+            f"{data.source} has pictures of {size} pixels, {args.checkpoint} was trained on {captioner.stored_size}"
+        )
+
+
+def draw_samples(captioner, split, name, out, count, decoding):
+    """Pictures spread evenly over a split, with generated and true captions."""
+    chosen = torch.linspace(0, len(split.images) - 1, min(count, len(split.images))).long()
+    captions = captioner.caption_images(split.images[chosen], **decoding)
+    for k, (index, caption) in enumerate(zip(chosen.tolist(), captions)):
+        rows = split.captions[split.image_index == index]
+        references = split.references[index] if split.references else decode_captions(rows, captioner.model.idx_to_word)
+        print(f"{name} {index}: {caption.text}  (true: {references[0] if references else 'none'})")
+        draw(out / f"{name}_{k}", split.images[index], caption, references)
+
+
+def draw(stem, image, caption, references):
+    save_captioned_picture(f"{stem}.png", image, caption.text, references)
+    if caption.attention is not None:
+        save_attention(stem, image, caption.tokens, caption.attention)

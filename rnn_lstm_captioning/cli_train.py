@@ -1,0 +1,199 @@
+"""The command line behind train_rnn.py, train_lstm.py and train_lstm_attention.py."""
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .captioner import IMAGE_INPUTS, IMAGE_NORMS, CaptioningRNN
+from .checkpoint import load_checkpoint, save_checkpoint
+from .command import SCRIPTS, ArgumentParser, device, positive, probability
+from .data.files import COCO_BYTES, COCO_PATH, download, load_captions
+from .encoder import ImageEncoder
+from .errors import InputError
+from .inference import default_device
+from .preparation import autocast, prepare_pairs, standardize_features
+from .training import BATCHINGS, Trainer, write_log
+from .visualize import save_loss_curve
+from .vocabulary import NULL
+
+
+def get_train_parser(cell):
+    parser = ArgumentParser(description=f"Train the {cell} captioner. @FILE reads arguments from a file.")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        metavar="FILE",
+        help="a caption file, or 'scenes'; default: datasets/coco.pt if there, else the scenes",
+    )
+    data.add_argument("--download", action="store_true", help="fetch the course's coco.pt (378 MB) first")
+    data.add_argument("--num-train", type=positive(int), metavar="N", help="use the first N training captions only")
+    model = parser.add_argument_group("model")
+    model.add_argument("--encoder", default="regnet_x_400mf", metavar="NAME", help="a torchvision CNN (%(default)s)")
+    model.add_argument(
+        "--encoder-weights", metavar="imagenet|none|FILE", help="default: imagenet; with the scenes: none"
+    )
+    model.add_argument("--finetune-encoder", action="store_true", help="train the CNN too; slower")
+    model.add_argument("--image-size", type=positive(int), metavar="PIXELS", help="resize pictures (the file's size)")
+    model.add_argument(
+        "--augment", action="store_true", help="random crops and mirroring; the CNN runs in every step then"
+    )
+    if cell != "attn":
+        model.add_argument(
+            "--image-input", choices=IMAGE_INPUTS, default="h0", help="how the cell hears of the image (%(default)s)"
+        )
+        model.add_argument(
+            "--image-norm", choices=IMAGE_NORMS, default="none", help="of the projected image (%(default)s)"
+        )
+    model.add_argument("--hidden-dim", type=positive(int), default=512, metavar="H", help="(%(default)s)")
+    model.add_argument("--wordvec-dim", type=positive(int), default=256, metavar="D", help="(%(default)s)")
+    model.add_argument(
+        "--dropout", type=probability, default=0.25, metavar="P", help="of words and states (%(default)s)"
+    )
+    model.add_argument("--feature-dropout", type=probability, default=0.5, metavar="P", help="(%(default)s)")
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=positive(int), default=60, help="(%(default)s)")
+    training.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="captions (%(default)s)")
+    training.add_argument(
+        "--batching", choices=BATCHINGS, default="padded", help="length: captions of one length only (%(default)s)"
+    )
+    training.add_argument("--optimizer", choices=["adamw", "adam"], default="adamw", help="(%(default)s)")
+    training.add_argument("--learning-rate", type=positive(float), default=1e-3, metavar="X", help="(%(default)s)")
+    training.add_argument("--schedule", choices=["cosine", "constant"], default="cosine", help="(%(default)s)")
+    training.add_argument("--clip", type=float, default=5.0, metavar="X", help="gradient norm; 0: off (%(default)s)")
+    training.add_argument("--weight-decay", type=float, default=1e-2, metavar="X", help="(%(default)s)")
+    training.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
+    machine.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, default=Path("cv"), metavar="DIR", help="(%(default)s)")
+    output.add_argument("--save-every", type=int, default=0, metavar="STEPS", help="save inside epochs too")
+    output.add_argument(
+        "--resume", nargs="?", const=True, metavar="FILE", help="go on from a checkpoint (default: OUT/CELL_last.pt)"
+    )
+    output.add_argument("--dry-run", action="store_true", help="at most four batches of everything, to try a setup")
+    output.add_argument("--quiet", action="store_true", help="no progress bars")
+    return parser
+
+
+def train_main(cell, arguments=None):
+    """Train a captioner of the given cell as the command line says."""
+    args = get_train_parser(cell).parse_args(arguments)
+    args.device = args.device or default_device()
+    torch.manual_seed(args.seed)
+    if args.dry_run:
+        args.epochs, args.out = 1, args.out / "dry-run"
+    data = choose_data(args)
+    captioner = make_captioner(cell, data, args)
+    train, val = make_pairs(captioner, data, args)
+    stored_size = data.splits["train"].images.shape[-1]
+
+    def save(which, trainer):
+        state = trainer.state_dict() if which == "last" else None
+        settings = {k: v if isinstance(v, int | float | str | None) else str(v) for k, v in vars(args).items()}
+        save_checkpoint(args.out / f"{cell}_{which}.pt", captioner, stored_size, settings, data.source, state)
+        if which == "last" and trainer.history:
+            write_log(args.out / f"{cell}_log.csv", trainer.history)
+            save_loss_curve(args.out / f"{cell}_loss.png", trainer.history, f"{cell}, {data.source}")
+            if trainer.step == trainer.history[-1]["step"]:
+                print_epoch(trainer.history[-1], args.epochs)
+
+    trainer = Trainer(captioner, train, val, args, save, autocast=autocast(args.device, args.precision))
+    if args.resume:
+        resume(trainer, args.out / f"{cell}_last.pt" if args.resume is True else Path(args.resume), cell, data)
+    if not trainer.run():
+        print(f"saved: {args.out / cell}_last.pt after step {trainer.step}; the same command with --resume goes on")
+        raise KeyboardInterrupt
+    print(f"best: {args.out / cell}_best.pt, {trainer.best:.3f} nats per word")
+    print(f"next: python test_{SCRIPTS[cell]}.py --checkpoint {args.out / cell}_best.pt --image PHOTO")
+
+
+def choose_data(args):
+    """Load the data that the arguments name, or the best that is there, and say which."""
+    if args.download and args.data:
+        raise InputError(f"--download fetches {COCO_PATH} and trains on it; leave out --data {args.data}")
+    if args.download:
+        with tqdm(total=COCO_BYTES, unit="B", unit_scale=True, desc="coco.pt", disable=args.quiet) as bar:
+            download(progress=bar.update)
+    source = args.data or (str(COCO_PATH) if COCO_PATH.exists() else "scenes")
+    hint = "; --download fetches coco.pt, --data FILE takes your own" if source == "scenes" and not args.data else ""
+    print(f"data: {'the built-in scenes' if source == 'scenes' else source}{hint}", flush=True)
+    data = load_captions(source)
+    if args.dry_run:
+        data.splits = {name: split.first(4 * args.batch_size) for name, split in data.splits.items()}
+    return data
+
+
+def make_captioner(cell, data, args):
+    """The captioner that the arguments describe, on its device."""
+    weights = encoder_weights(data, args)
+    stored_size = data.splits["train"].images.shape[-1]
+    if args.augment:  # the classic recipe takes squares of 224 pixels out of pictures of 256
+        args.image_size = args.image_size or stored_size * 7 // 8
+        if args.image_size > stored_size:
+            raise InputError(f"--augment can't crop {args.image_size} pixels from pictures of {stored_size}")
+    encoder = ImageEncoder(
+        pretrained=weights == "imagenet",
+        verbose=not args.quiet,
+        name=args.encoder,
+        weights_file=None if weights in ("imagenet", "none") else weights,
+        frozen=not args.finetune_encoder,
+        image_size=args.image_size,
+    )
+    captioner = CaptioningRNN(
+        data.token_to_idx,
+        wordvec_dim=args.wordvec_dim,
+        hidden_dim=args.hidden_dim,
+        cell_type=cell,
+        ignore_index=NULL,
+        image_encoder=encoder,
+        dropout=args.dropout,
+        feature_dropout=args.feature_dropout,
+        **({} if cell == "attn" else {"image_input": args.image_input, "image_norm": args.image_norm}),
+    ).to(args.device)
+    trained = sum(p.numel() for p in captioner.parameters() if p.requires_grad)
+    print(
+        f"model: {cell}, {args.encoder} (weights: {weights}; {'trained too' if args.finetune_encoder else 'frozen'}), "
+        f"{len(data.idx_to_token)} words, {trained:,} parameters to train",
+        flush=True,
+    )
+    return captioner
+
+
+def encoder_weights(data, args):
+    """imagenet, none, or a file's path."""
+    return args.encoder_weights or ("none" if data.source == "scenes" else "imagenet")
+
+
+def make_pairs(captioner, data, args):
+    """The training and validation pairs; the captioner is standardised on the first."""
+    common = {"device": args.device, "precision": args.precision, "quiet": args.quiet}
+    common |= {"cache": args.out if args.dry_run else None}
+    in_loop = args.finetune_encoder or args.augment
+    train = prepare_pairs(captioner, data, "train", in_loop, args.augment, first=args.num_train, **common)
+    val = prepare_pairs(captioner, data, "val", args.finetune_encoder, **common)
+    standardize_features(captioner, train, encoder_weights(data, args))
+    return train, val
+
+
+def resume(trainer, path, cell, data):
+    checkpoint = load_checkpoint(path)
+    if checkpoint["cell"] != cell or checkpoint["idx_to_token"] != data.idx_to_token:
+        raise InputError(f"{path} was trained with another cell or vocabulary; it can't be resumed here")
+    if checkpoint["training"] is None:
+        raise InputError(f"{path} holds no training state; resume from {cell}_last.pt")
+    try:
+        trainer.captioner.load_state_dict(checkpoint["model"])
+        trainer.load_state_dict(checkpoint["training"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} does not fit these settings ({error})") from error
+
+
+def print_epoch(row, epochs):
+    print(
+        f"epoch {row['epoch']}/{epochs}: train {row['train_loss']:.3f}, val {row['val_loss']:.3f} nats per caption; "
+        f"val {row['val_loss_per_word']:.3f} nats per word, perplexity {row['val_perplexity']:.2f}; "
+        f"{row['captions_per_second']:.0f} captions/s, {row['seconds']:.0f} s",
+        flush=True,
+    )

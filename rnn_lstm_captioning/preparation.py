@@ -1,0 +1,58 @@
+"""From a caption file's split to the pairs that a captioner is trained or evaluated on."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .encoder import encode_all
+from .layers import evaluating
+from .storage import cache_folder
+from .training import Pairs
+
+
+def prepare_pairs(
+    captioner, data, name, in_loop=False, augment=False, *, first=None, device="cpu", precision="fp32", cache=None,
+    quiet=False,
+):  # fmt: skip
+    """A split's pairs: with its images if the encoder is in the loop, else with their cached features.
+
+    Args: captioner; data, a :class:`CaptionData`; name, of the split; augment, see :class:`Pairs`;
+        first, how many of its captions to take (all for None); cache, the folder for the features
+        (beside the data where that can be written, for None); quiet, no progress bar.
+    """
+    split = data.splits[name].first(first)
+    if in_loop:
+        return Pairs(split.captions, split.image_index, images=split.images, augment=augment)
+    stem = None  # the features of an encoder that learns are not worth keeping
+    if captioner.image_encoder.frozen:
+        beside = Path(data.source).parent
+        keep_beside = data.source != "scenes" and os.access(beside, os.W_OK)
+        stem = (cache or (beside if keep_beside else cache_folder())) / f"{Path(data.source).name}.{name}"
+    progress = partial(tqdm, desc=f"{name} features", unit="batch", disable=quiet, leave=False)
+    features = encode_all(
+        captioner.image_encoder, split.images, stem, data.identity, device, precision, progress=progress
+    )  # fmt: skip
+    if captioner.cell_type != "attn":  # the grid is not needed again: pool once, not in every batch
+        features = torch.cat([captioner.seen_by_cell(part.to(device)).half().cpu() for part in features.split(1024)])
+    return Pairs(split.captions, split.image_index, features=features)
+
+
+def standardize_features(captioner, train, weights):
+    """Take the features' mean and variance from the training split.
+
+    Not those of a random CNN that is about to learn: its own BatchNorm keeps its features in range.
+    """
+    if train.features is not None:
+        captioner.standardize(train.features)
+    elif weights != "none":
+        with evaluating(captioner):
+            images = train.images[:: 1 + len(train.images) // 256]
+            captioner.standardize(captioner.encode(images.to(captioner.feature_mean.device)))
+
+
+def autocast(device, precision):
+    """A function that returns the context in which a loss is computed at a precision."""
+    return partial(torch.autocast, torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
