@@ -1,12 +1,13 @@
 """Whole training runs: 60 epochs over 10,000 pairs with the attention LSTM, ours against the textbook.
 
-    python benchmarks/training.py         # --device cuda, --batch-size, --seconds, ...
+    python benchmarks/training.py         # --device cuda, --batch-size, --rounds
 
 The textbook runs the CNN forward and backward inside every step, projects the input of every time
 step on its own, keeps all (N, T, V) scores, and computes in float32 and contiguous NCHW. Ours runs
-with the frozen encoder (its features are computed once: the time of that pass is counted) and with
-the encoder trained too. Steps of all variants are timed in turn in one process; the 60 epochs are
-the feature pass plus 60 times 40 median steps. Peak memory is that of a process of its own.
+with the frozen encoder (its features are computed once: the time of that pass is counted), with and
+without padding, and with the encoder trained too. Every variant lives in a process of its own, which
+gives its peak memory; the processes take turns, and only one of them computes at a time. The 60 epochs
+are the feature pass plus 60 times 10,000 pairs at the median rate.
 """
 
 import argparse
@@ -24,10 +25,21 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
+from rnn_lstm_captioning.command import reuse_memory
+from rnn_lstm_captioning.training import Pairs
 from rnn_lstm_captioning.vocabulary import END, NULL, SPECIAL_TOKENS, START
 
 PAIRS, EPOCHS, T, V, D, H = 10_000, 60, 16, 864, 256, 512
-VARIANTS = ["textbook fp32", "frozen fp32", "frozen bf16", "finetuned fp32", "finetuned bf16"]
+VARIANTS = [
+    "textbook fp32",
+    "frozen fp32",
+    "frozen bf16",
+    "frozen, length batches, fp32",
+    "frozen, length batches, bf16",
+    "finetuned fp32",
+    "finetuned bf16",
+]
+SAMPLE = 10  # batches of captions
 
 
 class Textbook(nn.Module):
@@ -52,52 +64,78 @@ class Textbook(nn.Module):
         return loss / len(captions)
 
 
-def make_batch(size, device):
+def make_pairs(count):
     """Random pictures, and captions of 5 to 15 words."""
-    captions = torch.full((size, T + 1), NULL)
+    captions = torch.full((count, T + 1), NULL)
     captions[:, 0] = START
     for row in captions:
         length = int(torch.randint(5, 16, ()))
         row[1 : length + 1] = torch.randint(4, V, (length,))
         row[length + 1] = END
-    images = torch.randint(0, 256, (size, 3, 112, 112), dtype=torch.uint8)
-    return images.to(device), captions.to(device)
+    images = torch.randint(0, 256, (count, 3, 112, 112), dtype=torch.uint8)
+    return Pairs(captions, torch.arange(count), images=images)
 
 
 def make_variant(name, size, device):
-    """(train step, feature pass over one batch or None) of a variant."""
+    """Two functions: train on one or more batches and return how many pairs that were; encode a batch, or None."""
     torch.manual_seed(0)
-    kind, precision = name.split()
-    images, captions = make_batch(size, device)
+    pairs, batching = make_pairs(SAMPLE * size), "length" if "length" in name else "padded"
+    frozen, textbook = name.startswith("frozen"), name.startswith("textbook")
 
     def autocast():
-        return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=precision == "bf16")
+        return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=name.endswith("bf16"))
 
-    if kind == "textbook":
-        model, inputs = Textbook(), images
+    if textbook:
+        model = Textbook()
     else:
+        reuse_memory()  # as our command lines do
         words = SPECIAL_TOKENS + [f"w{i}" for i in range(V - 4)]
-        encoder = ImageEncoder(pretrained=False, frozen=kind == "frozen")
+        encoder = ImageEncoder(pretrained=False, frozen=frozen)
         vocabulary = {word: i for i, word in enumerate(words)}
         model = CaptioningRNN(vocabulary, cell_type="attn", ignore_index=NULL, image_encoder=encoder)
     model = model.to(device).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=kind != "textbook")
-    if kind == "frozen":
-        inputs = model.encode(images).half()
-
-    def step():
-        with autocast():
-            loss = model.loss(inputs, captions) if kind == "frozen" else model(images, captions)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5)
-        optimizer.step()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=not textbook)
+    batch = pairs.images[:size].to(device)
 
     def encode():
-        with autocast():
-            model.encode(images)
+        with torch.no_grad(), autocast():
+            return model.encode(batch)
 
-    return step, encode if kind == "frozen" else None
+    if frozen:
+        pairs = Pairs(pairs.captions, pairs.image_index, features=encode().half().cpu().repeat(SAMPLE, 1, 1, 1))
+
+    def train():
+        batches = pairs.batches(size, batching)
+        chosen = batches if frozen else batches[:1]
+        for rows in chosen:
+            with autocast():
+                if textbook:
+                    loss = model(pairs.images[rows].to(device), pairs.captions[rows].to(device))
+                else:
+                    loss = pairs.batch_loss(model, rows, device)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 5)
+            optimizer.step()
+        return sum(map(len, chosen))
+
+    return train, encode if frozen else None
+
+
+def serve(name, size, device):
+    """Do what standard input asks for, and print the seconds per pair or picture, or the peak memory in MB."""
+    train, encode = make_variant(name, size, device)
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    for line in sys.stdin:
+        if line.strip() == "memory":
+            peak = torch.cuda.max_memory_allocated() / 2**20 if device.startswith("cuda") else peak_memory()
+            print(peak, flush=True)
+            continue
+        synchronize()
+        start = time.perf_counter()
+        count = train() if line.strip() == "train" else 0 if encode is None else len(encode())
+        synchronize()
+        print((time.perf_counter() - start) / max(count, 1) if count else 0.0, flush=True)
 
 
 def main():
@@ -105,58 +143,49 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory-of", choices=VARIANTS, help="only run this variant, print its peak memory in MB")
+    parser.add_argument("--serve", choices=VARIANTS, help="be one variant's process")
     args = parser.parse_args()
-    if args.memory_of:
-        step, _ = make_variant(args.memory_of, args.batch_size, args.device)
-        for _ in range(3):
-            step()
-        peak = torch.cuda.max_memory_allocated() / 2**20 if args.device.startswith("cuda") else peak_memory()
-        print(round(peak))
+    if args.serve:
+        serve(args.serve, args.batch_size, args.device)
         return
-    synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
-
-    def clock(function):
-        synchronize()
-        start = time.perf_counter()
-        function()
-        synchronize()
-        return time.perf_counter() - start
-
-    variants = {name: make_variant(name, args.batch_size, args.device) for name in VARIANTS}
-    steps, passes = ({name: [] for name in VARIANTS} for _ in range(2))
-    for turn in range(args.rounds + 1):
-        for name, (step, encode) in variants.items():
-            repeats = 5 if name.startswith("frozen") else 1
-            times = [clock(step) for _ in range(repeats)]
-            features = [clock(encode)] if encode else []
-            if turn:  # the first round warms up
-                steps[name] += times
-                passes[name] += features
-    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, batch {args.batch_size}")
-    print("| variant | step ms | feature pass s | pairs/s | 60 epochs min | ratio | peak MB |\n|" + "---|" * 7)
-    textbook = None
+    processes = {}
     for name in VARIANTS:
-        batches = PAIRS / args.batch_size
-        feature_pass = batches * statistics.median(passes[name]) if passes[name] else 0
-        total = feature_pass + EPOCHS * batches * statistics.median(steps[name])
-        textbook = textbook or total
-        command = [
-            sys.executable,
-            __file__,
-            "--memory-of",
-            name,
-            "--device",
-            args.device,
-            "--batch-size",
-            str(args.batch_size),
-        ]
-        memory = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        command = [sys.executable, __file__, "--serve", name, "--device", args.device]
+        command += ["--batch-size", str(args.batch_size)]
+        processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(name, what):
+        processes[name].stdin.write(what + "\n")
+        processes[name].stdin.flush()
+        return float(processes[name].stdout.readline())
+
+    rates = {name: ([], []) for name in VARIANTS}  # seconds per pair in training, per picture in encoding
+    for turn in range(args.rounds + 1):
+        for name, (training, encoding) in rates.items():
+            measured = ask(name, "train"), ask(name, "encode")
+            if turn:  # the first round warms up
+                training.append(measured[0])
+                encoding.append(measured[1])
+    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, batch {args.batch_size}")
+    print(
+        "| variant | pairs/s, training | feature pass s | 60 epochs min | ratio | quartiles | peak MB |\n|" + "---|" * 7
+    )
+
+    def total(training, encoding):
+        return PAIRS * (encoding + EPOCHS * training)  # seconds
+
+    base = rates[VARIANTS[0]]
+    for name, (training, encoding) in rates.items():
+        seconds = total(statistics.median(training), statistics.median(encoding))
+        ratios = [total(*theirs) / total(*ours) for theirs, ours in zip(zip(*base), zip(training, encoding))]
+        low, middle, high = statistics.quantiles(ratios, n=4) if args.rounds > 1 else ratios * 3
         print(
-            f"| {name} | {1e3 * statistics.median(steps[name]):.0f} | {feature_pass:.0f} "
-            f"| {EPOCHS * PAIRS / total:.0f} | {total / 60:.1f} | {textbook / total:.1f} | {memory} |",
+            f"| {name} | {1 / statistics.median(training):.0f} | {PAIRS * statistics.median(encoding):.0f} "
+            f"| {seconds / 60:.1f} | {middle:.1f} | {low:.1f}-{high:.1f} | {ask(name, 'memory'):.0f} |",
             flush=True,
         )
+    for process in processes.values():
+        process.stdin.close()
 
 
 if __name__ == "__main__":

@@ -148,31 +148,31 @@ class CaptioningRNN(nn.Module):
     # ------------------------------------------------------------------ one word at a time
 
     def begin(self, features):
-        """The state before the first word, a tuple of tensors whose first dimension is N."""
+        """The state before the first word, and the image that is looked at again before every word:
+        two tuples of tensors whose first dimension is N."""
         image = self.project_features(features)
         if self.cell_type == "attn":
             mean = image.mean((2, 3))
-            return mean, mean, image
+            return (mean, mean), (image,)
         h0 = image
         if self.image_input == "first-token":
             h0 = image.new_zeros(len(image), self.cell.Wh.shape[0])
         state = (h0,) if self.cell_type == "rnn" else (h0, torch.zeros_like(h0))
-        return self.step(image, state)[0] if self.image_input == "first-token" else state
+        return self.step(image, state, ())[0] if self.image_input == "first-token" else state, ()
 
-    def advance(self, words, state):
+    def advance(self, words, state, image):
         """words int64 (N,) -> scores (N, V), the next state, attn_weights (N, grid_h, grid_w) or None."""
-        state, weights = self.step(self.word_embedding(words), state)
+        state, weights = self.step(self.word_embedding(words), state, image)
         return self.vocabulary_projection(state[0]), state, weights
 
-    def step(self, x, state):
+    def step(self, x, state, image):
         """x (N, D), a word vector or the image as the first token -> the next state, attn_weights or None."""
         if self.cell_type == "rnn":
             return (self.cell.step_forward(x, *state),), None
         if self.cell_type == "lstm":
             return self.cell.step_forward(x, *state), None
-        h, c, A = state
-        attn, weights = dot_product_attention(h, A)
-        return (*self.cell.step_forward(x, h, c, attn), A), weights
+        attn, weights = dot_product_attention(state[0], *image)
+        return self.cell.step_forward(x, *state, attn), weights
 
     def sample(self, images, max_length=15):
         """Greedy captions: at every step the most probable word, never ``<NULL>``, ``<START>``, ``<UNK>``.

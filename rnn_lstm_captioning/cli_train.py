@@ -171,6 +171,9 @@ def make_pairs(captioner, data, args):
     common = {"device": args.device, "precision": args.precision, "quiet": args.quiet}
     common |= {"cache": args.out if args.dry_run else None}
     in_loop = args.finetune_encoder or args.augment
+    if encoder_weights(data, args) == "none" and not args.finetune_encoder:
+        images = data.splits["train"].images
+        captioner.image_encoder.calibrate(images[:: 1 + len(images) // 64].to(args.device))
     train = prepare_pairs(captioner, data, "train", in_loop, args.augment, first=args.num_train, **common)
     val = prepare_pairs(captioner, data, "val", args.finetune_encoder, **common)
     standardize_features(captioner, train, encoder_weights(data, args))

@@ -5,6 +5,7 @@ import ctypes
 import platform
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def run_command(main):
     """Run a command line's main function and leave the process with the exit code of its outcome."""
+    warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture stands in our messages
     reuse_memory()
     torch.set_flush_denormal(True)  # numbers below 1e-38 would slow a CPU down a hundredfold
     try:

@@ -1,8 +1,9 @@
 """From a picture's features to words, one step at a time, for every cell alike.
 
-A captioner offers two methods: ``begin(features) -> state`` and ``advance(words, state) ->
-scores (N, V), state, attn_weights or None``. A state is a tuple of tensors whose first dimension
-is the batch, so that rows can be dropped, copied or reordered without knowing the cell.
+A captioner offers two methods: ``begin(features) -> state, image`` and ``advance(words, state, image)
+-> scores (N, V), state, attn_weights or None``. State and image are tuples of tensors whose first
+dimension is the batch, so that rows can be dropped, copied or reordered without knowing the cell. The
+state changes with every word; the image is what the cell looks at again, and stays.
 
 A caption is a sequence of words that ends with ``<END>``, or is cut at the maximum length. Its
 probability is the product of its words' probabilities, each given the words before it, after the
@@ -29,7 +30,7 @@ def greedy_search(captioner, features, max_length=15, allow_unk=False):
 
     Args: features (N, C, grid_h, grid_w). Returns: :class:`Decoded`.
     """
-    return _search(captioner, features, max_length, allow_unk, lambda log_probs: log_probs.argmax(dim=1))
+    return _search(captioner, features, max_length, allow_unk, lambda scores: scores.argmax(dim=1))
 
 
 def sampling_search(
@@ -51,8 +52,8 @@ def sampling_search(
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, wanted in (0, 1]")
 
-    def draw(log_probs):
-        probs, words = torch.softmax(log_probs / temperature, dim=1).sort(dim=1, descending=True)
+    def draw(scores):
+        probs, words = torch.softmax(scores / temperature, dim=1).sort(dim=1, descending=True)
         if top_k is not None:
             probs[:, top_k:] = 0
         if top_p is not None:
@@ -76,7 +77,9 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
     if beam == 1:
         return greedy
     N, K, L, device = len(features), beam, max_length, features.device
-    state = tuple(tensor.repeat_interleave(K, dim=0) for tensor in captioner.begin(features))
+    state, image = (
+        _rows(part, torch.arange(N, device=device).repeat_interleave(K)) for part in captioner.begin(features)
+    )
     captions = torch.full((N, K, L), NULL, device=device)
     log_probs = greedy.log_probs.new_full((N, K), -torch.inf)
     log_probs[:, 0] = 0  # there is one beginning, the empty one; the others are not there yet
@@ -84,8 +87,8 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
     ended = torch.zeros(N, K, dtype=torch.bool, device=device)
     words, picture, attn_weights = captions.new_full((N, K), START), torch.arange(N, device=device).unsqueeze(1), None
     for t in range(L):
-        step_log_probs, state, weights = _advance(captioner, words.flatten(), state, allow_unk)
-        step_log_probs = step_log_probs.unflatten(0, (N, K))
+        scores, state, weights = _advance(captioner, words.flatten(), state, image, allow_unk)
+        step_log_probs = torch.log_softmax(scores, dim=1).unflatten(0, (N, K))
         # an ended caption goes on with <NULL> only, for nothing
         step_log_probs = step_log_probs.masked_fill(ended.unsqueeze(2), -torch.inf)
         step_log_probs[..., NULL].masked_fill_(ended, 0)
@@ -98,7 +101,7 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
         captions, lengths, ended = captions[picture, source], lengths[picture, source], ended[picture, source]
         captions[:, :, t] = words
         rows = (picture * K + source).flatten()
-        state = tuple(tensor[rows] for tensor in state)
+        state = _rows(state, rows)
         if weights is not None:
             if attn_weights is None:
                 attn_weights = weights.new_zeros(N, K, L, *weights.shape[1:])
@@ -122,20 +125,20 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
 
 @torch.no_grad()
 def _search(captioner, features, max_length, allow_unk, choose):
-    """One caption per picture, word by word; ``choose`` maps log_probs (n, V) to words (n,)."""
+    """One caption per picture, word by word; ``choose`` maps scores (n, V) to words (n,)."""
     N, device = len(features), features.device
     captions = torch.full((N, max_length), NULL, device=device)
     log_probs, attn_weights = None, None
-    state = captioner.begin(features)
+    state, image = captioner.begin(features)
     words = captions.new_full((N,), START)
     alive = torch.arange(N, device=device)  # the rows that have not ended; only they are computed
     for t in range(max_length):
-        step_log_probs, state, weights = _advance(captioner, words, state, allow_unk)
-        words = choose(step_log_probs)
+        scores, state, weights = _advance(captioner, words, state, image, allow_unk)
+        words = choose(scores)
         captions[alive, t] = words
         if log_probs is None:
-            log_probs = step_log_probs.new_zeros(N)
-        log_probs[alive] += step_log_probs.gather(1, words.unsqueeze(1)).squeeze(1)
+            log_probs = scores.new_zeros(N)
+        log_probs[alive] += scores.gather(1, words.unsqueeze(1)).squeeze(1) - scores.logsumexp(dim=1)
         if weights is not None:
             if attn_weights is None:
                 attn_weights = weights.new_zeros(N, max_length, *weights.shape[1:])
@@ -145,16 +148,22 @@ def _search(captioner, features, max_length, allow_unk, choose):
             break
         if not going_on.all():
             alive, words = alive[going_on], words[going_on]
-            state = tuple(tensor[going_on] for tensor in state)
+            state, image = _rows(state, going_on), _rows(image, going_on)
     return Decoded(captions, log_probs, attn_weights)
 
 
-def _advance(captioner, words, state, allow_unk):
-    """The log-probabilities (n, V) of the words that may come next, the next state, attn_weights."""
-    scores, state, weights = captioner.advance(words, state)
+def _advance(captioner, words, state, image, allow_unk):
+    """The scores (n, V) of the words that may come next, the next state, attn_weights."""
+    scores, state, weights = captioner.advance(words, state, image)
     scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
-    scores[:, [NULL, START] if allow_unk else [NULL, START, UNK]] = -torch.inf
-    return torch.log_softmax(scores, dim=1), state, weights
+    scores[:, NULL] = scores[:, START] = -torch.inf
+    if not allow_unk:
+        scores[:, UNK] = -torch.inf
+    return scores, state, weights
+
+
+def _rows(tensors, rows):
+    return tuple(tensor[rows] for tensor in tensors)
 
 
 def decode(

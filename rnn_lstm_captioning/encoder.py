@@ -62,6 +62,22 @@ class ImageEncoder(nn.Module):
             self.cnn.eval()  # or BatchNorm's statistics would drift
         return self
 
+    @torch.no_grad()
+    def calibrate(self, images):
+        """Set the BatchNorm statistics of a network with random weights, which has none yet, from images.
+
+        Without it the features of a deep residual network grow beyond all bounds.
+        """
+        norms = [module for module in self.cnn.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0  # take the statistics of this batch as they are
+            norm.train()
+        self(images)
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+        self.train(self.training)
+
     def forward(self, images):
         """images (N, 3, height, width), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
         if images.dim() != 4 or images.shape[1] != 3:

@@ -8,7 +8,7 @@ from torch import nn
 from .cells.arithmetic import addmm, matmul
 from .cells.shapes import at_autocast_precision
 
-CHUNK = 2**22  # scores held at a time: 16 MB in float32
+CHUNK = 2**21  # scores held at a time: 8 MB in float32
 
 
 class WordEmbedding(nn.Module):

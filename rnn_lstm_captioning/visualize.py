@@ -45,6 +45,18 @@ def save_captioned_picture(path, image, caption, references):
     _save_figure(figure, path)
 
 
+def save_contact_sheet(path, images, texts, columns=4):
+    """Pictures (uint8 (3, S, S) each) in rows, each above its text, as PNG."""
+    rows = math.ceil(len(images) / columns)
+    figure = Figure(figsize=(2.6 * columns, 3.2 * rows), layout="constrained")
+    for axes, image, text in zip(figure.subplots(rows, columns, squeeze=False).flat, images, texts):
+        axes.imshow(image.permute(1, 2, 0).numpy())
+        axes.set_title(fill(text, 32), y=-0.02, va="top", fontsize=8)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    _save_figure(figure, path)
+
+
 def attention_overlay(image, attn_weights):
     """A picture with the place it is looked at kept bright and the rest dimmed.
 

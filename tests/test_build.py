@@ -1,14 +1,20 @@
 import csv
+import io
 import json
+from shutil import _ntuple_diskusage as Usage
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from rnn_lstm_captioning import InputError
-from rnn_lstm_captioning.data.build import main, read_captions
+from rnn_lstm_captioning.data import build as module
+from rnn_lstm_captioning.data.build import main
 from rnn_lstm_captioning.data.files import load_captions
-from rnn_lstm_captioning.data.images import find_images, load_image, load_images
+from rnn_lstm_captioning.data.images import find_images, load_image, load_images, random_crops, try_to_load
+from rnn_lstm_captioning.errors import RunFailed
 from rnn_lstm_captioning.vocabulary import decode_captions
 
 
@@ -50,7 +56,9 @@ def test_a_folder_and_a_csv_become_a_caption_file(photos):
     assert train.references is None
     report = (photos / "x_report.txt").read_text()
     assert "train: 22 captions, 0 cut after 15 words, 0 empty ones left out" in report
-    assert sorted(p.name for p in photos.iterdir()) == ["captions.txt", "photos", "x.pt", "x_report.txt"]
+    names = ["captions.txt", "photos", "x.pt", "x_report.txt", "x_sheet.png"]
+    assert sorted(p.name for p in photos.iterdir()) == names
+    assert Image.open(photos / "x_sheet.png").width > 500
 
 
 def test_lists_choose_the_splits_and_bad_pictures_are_named(photos):
@@ -69,16 +77,77 @@ def test_lists_choose_the_splits_and_bad_pictures_are_named(photos):
     assert "val: pictures of the list without a caption: 1\n  77.png" in report
 
 
-def test_coco_json(photos):
-    notes = [{"image_id": k, "caption": f"number {k}"} for k in (2, 1, 2)]
-    images = [{"id": k, "file_name": f"{k}.png"} for k in range(4)]
-    path = photos / "captions.json"
+def coco_json(path, ids):
+    images = [{"id": k, "file_name": f"{k}.png"} for k in ids]
+    notes = [{"image_id": k, "caption": f"number {k}"} for k in ids]
     path.write_text(json.dumps({"images": images, "annotations": notes}))
-    assert read_captions(path) == {"2.png": ["number 2", "number 2"], "1.png": ["number 1"]}
-    assert len(build(photos, "--captions", path, "--val-fraction", "0.5").splits["train"]) in (1, 2)
 
 
-def test_wrong_input_is_one_sentence(photos):
+def test_coco_has_a_file_and_a_folder_for_each_split(photos):
+    coco_json(photos / "train.json", range(6))
+    coco_json(photos / "val.json", range(6, 9))
+    (photos / "val").mkdir()
+    for k in range(6, 9):
+        (photos / f"photos/{k}.png").rename(photos / f"val/{k}.png")
+    files = ["--captions", photos / "train.json", "--val-captions", photos / "val.json", "--val-images", photos / "val"]
+    data = build(photos, *files)
+    assert data.splits["train"].image_names == [f"{k}.png" for k in range(6)]
+    assert data.splits["val"].image_names == [f"{k}.png" for k in range(6, 9)]
+    assert data.splits["val"].references[2] == ["number 8"]
+
+
+def test_a_karpathy_file_brings_three_splits(photos):
+    images = [
+        {"filename": f"{k}.png", "split": split, "sentences": [{"raw": f"number {k}"}]}
+        for k, split in enumerate(["train", "restval", "val", "test", "train"])
+    ]
+    (photos / "dataset.json").write_text(json.dumps({"images": images}))
+    data = build(photos, "--captions", photos / "dataset.json")
+    names = {split: part.image_names for split, part in data.splits.items()}
+    assert names == {"train": ["0.png", "1.png", "4.png"], "val": ["2.png"], "test": ["3.png"]}
+    assert data.splits["test"].references == [["number 3"]]
+
+
+def test_an_interrupted_build_goes_on_where_it_was(photos, monkeypatch):
+    names = [f"{k % 12}.png" for k in range(600)]  # more than two parts of 256
+    for k in range(12, 600):
+        (photos / f"photos/{k}.png").write_bytes((photos / f"photos/{names[k]}").read_bytes())
+    (photos / "photos/40.png").write_bytes(b"damaged")
+    (photos / "train.txt").write_text("\n".join(f"{k}.png" for k in range(590)))
+    (photos / "val.txt").write_text("\n".join(f"{k}.png" for k in range(590, 600)))
+    with open(photos / "captions.txt", "a") as file:
+        file.writelines(f"{k}.png,number {k}\n" for k in range(12, 600))
+    lists = ["--train-list", photos / "train.txt", "--val-list", photos / "val.txt", "--workers", "2"]
+    whole = build(photos, *lists)
+    report = (photos / "x_report.txt").read_text()
+    (photos / "x.pt").unlink()
+
+    opened, try_to_load = [], module.try_to_load
+
+    def interrupted(path, size):
+        if path.name == "300.png":
+            raise KeyboardInterrupt
+        return try_to_load(path, size)
+
+    def counting(path, size):
+        opened.append(path.name)
+        return try_to_load(path, size)
+
+    monkeypatch.setattr(module, "try_to_load", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(photos, *lists)
+    assert not (photos / "x.pt").exists()
+    monkeypatch.setattr(module, "try_to_load", counting)
+    resumed = build(photos, *lists)
+    assert len(opened) == 600 - 256 and "300.png" in opened and "40.png" not in opened
+    assert (photos / "x_report.txt").read_text() == report and "  40.png: " in report
+    for split in ("train", "val"):
+        assert torch.equal(resumed.splits[split].images, whole.splits[split].images)
+        assert resumed.splits[split].image_names == whole.splits[split].image_names
+    assert not list(photos.glob(".x.pt*"))
+
+
+def test_wrong_input_is_one_sentence(photos, monkeypatch):
     def fails(message, *extra):
         with pytest.raises(InputError, match=message):
             build(photos, *extra)
@@ -89,16 +158,30 @@ def test_wrong_input_is_one_sentence(photos):
     fails("--train-list and --val-list go together", "--train-list", photos / "captions.txt")
     fails("--val-fraction must lie between 0 and 1", "--val-fraction", "1.5")
     fails("--size must be at least 32", "--size", "8")
+    fails("at most 1024", "--size", "100000")
+    fails("--val-images needs --val-captions", "--val-images", photos / "photos")
+    both = ["--val-captions", photos / "captions.txt", "--val-fraction", "0.5"]
+    fails("--val-captions and --val-fraction exclude each other", *both)
     (photos / "bad.json").write_text("{")
-    fails("is not a COCO captions JSON", "--captions", photos / "bad.json")
+    fails("is neither a COCO nor a Karpathy captions JSON", "--captions", photos / "bad.json")
     (photos / "bad.csv").write_text("name;text\n")
     fails("the first line must be image,caption", "--captions", photos / "bad.csv")
     (photos / "empty.csv").write_text("image,caption\n")
     fails("holds no captions", "--captions", photos / "empty.csv")
     (photos / "other.csv").write_text("image,caption\na.jpg,hello\nb.jpg,hello\n")
     fails("none of the 1 train pictures could be read; the first: .*no such file", "--captions", photos / "other.csv")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Usage(10, 9, 1))
+    with pytest.raises(RunFailed, match="GB free, the build needs"):
+        build(photos)
+    monkeypatch.undo()
     (photos / "both.txt").write_text("1.png\n")
-    fails("1 pictures are in both lists, 1.png", "--train-list", photos / "both.txt", "--val-list", photos / "both.txt")
+    fails(
+        "1 pictures are in both lists, train and val: 1.png for one",
+        "--train-list",
+        photos / "both.txt",
+        "--val-list",
+        photos / "both.txt",
+    )
 
 
 # ------------------------------------------------------------------------------- single pictures
@@ -142,3 +225,71 @@ def test_broken_pictures_are_reported_and_the_rest_is_loaded(tmp_path):
     images, loaded, failed = load_images(paths, 16)
     assert images.shape == (1, 3, 16, 16) and [p.name for p in loaded] == ["good.png"]
     assert [p.name for p, _ in failed] == ["text.jpg", "missing.png"]
+
+
+def encoded(kind, side=24):
+    """A picture file's bytes."""
+    image = Image.linear_gradient("L").resize((side, side)).convert("CMYK" if kind == "cmyk" else "RGB")
+    buffer = io.BytesIO()
+    if kind == "gif":
+        image.save(buffer, "gif", save_all=True, append_images=[image.rotate(90), image.rotate(180)])
+    elif kind == "png16":
+        Image.new("I;16", (side, side), 40_000).save(buffer, "png")
+    else:
+        image.save(buffer, {"cmyk": "jpeg"}.get(kind, kind))
+    return buffer.getvalue()
+
+
+KINDS = ["jpeg", "png", "gif", "bmp", "tiff", "webp", "cmyk", "png16"]
+FILES = {kind: encoded(kind) for kind in KINDS}
+
+
+@settings(max_examples=1000)
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from(["cut", "flip", "insert", "swap"]),
+    st.integers(0, 10**6),
+    st.binary(max_size=8),
+)
+def test_a_mutated_picture_is_loaded_or_refused_in_one_sentence(kind, mutation, position, noise):
+    data = FILES[kind]
+    position %= len(data)
+    mutated = {
+        "cut": data[:position],
+        "flip": data[:position] + bytes(b ^ 0xFF for b in data[position : position + 3]) + data[position + 3 :],
+        "insert": data[:position] + noise + data[position:],
+        "swap": data[position:] + data[:position],
+    }[mutation]
+    image, reason = try_to_load(io.BytesIO(mutated), 16)
+    assert (image is None) != (reason is None)
+    if image is not None:
+        assert image.shape == (3, 16, 16) and image.dtype == torch.uint8
+    else:
+        assert isinstance(reason, str) and reason
+
+
+def test_pictures_of_extreme_shapes(tmp_path):
+    for size in ((1, 1), (30_000, 1), (1, 30_000), (30_000, 40)):
+        Image.new("RGB", size, (9, 99, 199)).save(tmp_path / "x.png")
+        image, reason = try_to_load(tmp_path / "x.png", 32)
+        assert reason is None and image[:, 16, 16].tolist() == [9, 99, 199]
+    Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
+    image, reason = try_to_load(tmp_path / "bomb.png", 32)
+    assert image is None and "too large" in reason
+    assert try_to_load(tmp_path, 32)[0] is None  # a folder
+
+
+def test_random_crops_are_squares_of_the_picture_and_half_of_them_mirrored():
+    images = torch.arange(3 * 10 * 10, dtype=torch.int32).view(1, 3, 10, 10).expand(200, 3, 10, 10)
+    crops = random_crops(images, 7)
+    assert crops.shape == (200, 3, 7, 7) and crops.dtype == images.dtype
+    corners, mirrored = set(), 0
+    for crop in crops:
+        flipped = bool(crop[0, 0, 0] > crop[0, 0, 1])
+        crop = crop.flip(2) if flipped else crop
+        row, column = divmod(int(crop[0, 0, 0]), 10)
+        assert torch.equal(crop, images[0, :, row : row + 7, column : column + 7])
+        corners.add((row, column))
+        mirrored += flipped
+    assert len(corners) == 16 and 70 < mirrored < 130
+    assert torch.equal(random_crops(images, 10)[0].sum(), images[0].sum())

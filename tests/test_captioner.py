@@ -5,8 +5,10 @@ import torch
 from helpers import CELLS, TinyEncoder, random_captions, tiny_captioner, words_to_idx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnn_lstm_captioning import CaptioningRNN, ImageEncoder, temporal_softmax_loss
+from rnn_lstm_captioning.training import Pairs
 from rnn_lstm_captioning.vocabulary import END, NULL, START, UNK
 
 
@@ -148,3 +150,108 @@ def test_bf16_autocast_stays_close_to_fp32():
         with torch.autocast("cpu", torch.bfloat16):
             loss = captioner.loss(features, captions)
         assert abs(loss.item() / captioner.loss(features, captions).item() - 1) < 0.02
+
+
+# ---------------------------------------------------------------------- conditioning and batching
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_the_first_token_is_the_projected_image(cell):
+    captioner = tiny_captioner(cell, image_input="first-token", image_norm="batchnorm")
+    captions, features = random_captions(4, 7, 12), torch.randn(4, 6, 2, 3, dtype=torch.float64)
+    assert captioner.feature_projection.W.shape == (6, 5)  # to a word vector, not to a hidden state
+    captioner(images(4), captions).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in captioner.parameters())
+    captioner.eval()
+    # by hand: the image, then the words; the loss starts at the first word
+    image = captioner.image_norm(captioner.feature_projection(features.mean((2, 3))))
+    x = torch.cat([image.unsqueeze(1), captioner.word_embedding(captions[:, :-1])], 1)
+    h = captioner.cell(x, torch.zeros(4, 7, dtype=torch.float64))
+    scores = captioner.vocabulary_projection(h[:, 1:])
+    expected = temporal_softmax_loss(scores, captions[:, 1:], NULL)
+    torch.testing.assert_close(captioner.loss(features, captions), expected, rtol=1e-12, atol=0)
+    # and word by word
+    state, image = captioner.begin(features)
+    for t in range(6):
+        step_scores, state, _ = captioner.advance(captions[:, t], state, image)
+        torch.testing.assert_close(step_scores, scores[:, t])
+
+
+def test_batchnorm_follows_its_statistics_and_takes_a_batch_of_one():
+    captioner = tiny_captioner("lstm", image_norm="batchnorm")
+    captions, features = random_captions(50, 7, 12), 3 + torch.randn(50, 6, 2, 3, dtype=torch.float64)
+    projected = captioner.project_features(features)
+    assert projected.mean(0).abs().max() < 1e-6 and (projected.std(0, unbiased=False) - 1).abs().max() < 1e-3
+    assert captioner.image_norm.momentum == 0.01
+    before = captioner.image_norm.running_mean.clone()
+    assert captioner.loss(features[:1], captions[:1]).isfinite()
+    assert torch.equal(captioner.image_norm.running_mean, before)
+
+
+def test_wrong_conditioning():
+    with pytest.raises(ValueError, match="image_input is 'top', wanted one of h0, first-token"):
+        tiny_captioner("rnn", image_input="top")
+    with pytest.raises(ValueError, match="image_norm is 'layer', wanted one of none, batchnorm"):
+        tiny_captioner("rnn", image_norm="layer")
+    with pytest.raises(ValueError, match="attn looks at the grid at every step"):
+        tiny_captioner("attn", image_input="first-token")
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 1000), st.booleans(), st.booleans())
+@settings(max_examples=60)
+def test_batches_hold_every_caption_once(R, batch_size, seed, by_length, in_loop):
+    generator = torch.Generator().manual_seed(seed)
+    captions = random_captions(R, 8, 12, generator)
+    M = 1 + R // 3
+    images = {"images": torch.zeros(M, 3, 1, 1)} if in_loop else {"features": torch.zeros(M, 6, 1, 1)}
+    pairs = Pairs(captions, torch.randint(0, M, (R,), generator=generator), **images)
+    batching = "length" if by_length else "padded"
+    batches = pairs.batches(batch_size, batching, torch.Generator().manual_seed(seed))
+    assert torch.cat(list(batches)).sort().values.tolist() == list(range(R))
+    assert all(0 < len(rows) <= batch_size for rows in batches)
+    lengths = (captions != NULL).sum(1)
+    if by_length:
+        assert all(len(lengths[rows].unique()) == 1 for rows in batches)
+        assert len(batches) == sum(-(-count // batch_size) for count in lengths.unique(return_counts=True)[1].tolist())
+    again = pairs.batches(batch_size, batching, torch.Generator().manual_seed(seed))
+    assert all(torch.equal(a, b) for a, b in zip(batches, again))
+
+
+def test_padding_buckets_and_packed_sequences_give_the_same_loss():
+    R, V, D, H = 40, 12, 5, 7
+    captioner = tiny_captioner("lstm", V=V, D=D, H=H)
+    captions, features = random_captions(R, 9, V), torch.randn(R, 6, 2, 2, dtype=torch.float64)
+    pairs = Pairs(captions, torch.arange(R), features=features)
+    padded = captioner.loss(features, captions)
+    buckets = pairs.batches(8, "length", torch.Generator().manual_seed(0))
+    bucketed = sum(pairs.batch_loss(captioner, rows, "cpu") * len(rows) for rows in buckets) / R
+    torch.testing.assert_close(bucketed, padded, rtol=1e-10, atol=0)
+
+    lstm = torch.nn.LSTM(D, H, batch_first=True).double()
+    i, f, o, g = range(4)  # ours; torch's order is i, f, g, o
+    for name, ours in (("ih", captioner.cell.Wx), ("hh", captioner.cell.Wh)):
+        gates = ours.detach().chunk(4, dim=1)
+        getattr(lstm, f"weight_{name}_l0").data = torch.cat([gates[k].T for k in (i, f, g, o)]).contiguous()
+    gates = captioner.cell.b.detach().chunk(4)
+    lstm.bias_ih_l0.data, lstm.bias_hh_l0.data = (
+        torch.cat([gates[k] for k in (i, f, g, o)]),
+        torch.zeros(4 * H).double(),
+    )
+    lengths = (captions[:, 1:] != NULL).sum(1)
+    x = pack_padded_sequence(
+        captioner.word_embedding(captions[:, :-1]), lengths, batch_first=True, enforce_sorted=False
+    )
+    h0 = captioner.project_features(features)[None]
+    h = lstm(x, (h0, torch.zeros_like(h0)))[0].data
+    right = pack_padded_sequence(captions[:, 1:], lengths, batch_first=True, enforce_sorted=False).data
+    packed = torch.nn.functional.cross_entropy(captioner.vocabulary_projection(h), right, reduction="sum") / R
+    torch.testing.assert_close(packed, padded, rtol=1e-10, atol=0)
+
+
+def test_augmented_pairs_take_other_crops_at_every_look():
+    captioner = tiny_captioner("lstm")
+    captioner.image_encoder.image_size = 32
+    pairs = Pairs(random_captions(6, 7, 12), torch.arange(6), images=torch.rand(6, 3, 64, 64).double(), augment=True)
+    losses = {pairs.batch_loss(captioner, torch.arange(6), "cpu").item() for _ in range(4)}
+    assert len(losses) == 4
+    assert pairs.sample(3).augment is False and len(pairs.sample(3)) == 3

@@ -1,6 +1,7 @@
 """The six scripts, from arguments to files and exit codes."""
 
 import csv
+import json
 import subprocess
 import sys
 
@@ -79,6 +80,34 @@ def test_pictures_are_captioned_without_data(trained, tmp_path, capsys):
     assert "broken.jpg" in captured.err
     with pytest.raises(InputError, match="none of the pictures could be read"):
         test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path / "broken.jpg")])
+
+
+def test_json_patterns_and_beams(trained, tmp_path, capsys):
+    cell, out = trained
+    for name in ("a", "b"):
+        Image.new("RGB", (30, 20), "blue").save(tmp_path / f"{name}.png")
+    checkpoint = ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", f"{tmp_path}/*.png", f"{tmp_path}/none*.png"]
+    test_main(cell, [*checkpoint, "--json", "--beam", "3"])
+    results = json.loads(capsys.readouterr().out)
+    assert [result["image"] for result in results] == [str(tmp_path / f"{name}.png") for name in ("a", "b")]
+    assert results[0]["caption"] == results[1]["caption"] and results[0]["log_prob"] < 0
+    test_main(cell, [*checkpoint, "--top-k", "5", "--seed", "3"])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    with pytest.raises(InputError, match="--beam looks for probable captions"):
+        test_main(cell, [*checkpoint, "--top-k", "5", "--beam", "3"])
+    with pytest.raises(InputError, match="there are no pictures in"):
+        test_main(cell, [*checkpoint[:2], "--image", f"{tmp_path}/none*.png"])
+
+
+def test_length_batches_and_augmentation_train_and_resume(scenes_file, tmp_path):
+    settings = ["--batching", "length", "--augment", "--image-norm", "batchnorm", "--image-input", "first-token"]
+    train("rnn", scenes_file, tmp_path / "whole", "--epochs", "2", *settings)
+    train("rnn", scenes_file, tmp_path / "parts", "--epochs", "2", *settings)
+    whole, parts = (load_checkpoint(tmp_path / name / "rnn_last.pt") for name in ("whole", "parts"))
+    assert whole["settings"]["image_size"] == 98 and whole["image_size"] == 112
+    assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in whole["model"])
+    with pytest.raises(InputError, match="--augment can't crop 200 pixels from pictures of 112"):
+        train("rnn", scenes_file, tmp_path, "--augment", "--image-size", "200")
 
 
 def test_a_checkpoint_of_another_cell_names_the_right_script(trained):

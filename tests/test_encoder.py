@@ -148,6 +148,43 @@ def test_features_are_computed_once_and_keyed_by_what_they_depend_on(tmp_path, m
     assert torch.equal(encode_all(encoder, images), encode_all(encoder, images, tmp_path / "data.train"))
 
 
+@pytest.mark.parametrize("name", ["resnet50", "regnet_x_400mf", "vgg11_bn"])
+def test_calibration_keeps_the_features_of_random_weights_in_range(name):
+    encoder = ImageEncoder(False, name=name)
+    images = torch.randint(0, 256, (32, 3, 64, 64), dtype=torch.uint8)
+    encoder.calibrate(images)
+    features = encoder(images)
+    assert 0.05 < features.std() < 20 and features.isfinite().all()
+    assert not any(module.training for module in encoder.cnn.modules())
+    norm = next(module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    assert norm.running_mean.any() and norm.momentum == 0.1
+    assert torch.equal(encoder(images), features)
+
+
+@pytest.mark.parametrize(
+    "name, channels, side",
+    [
+        ("regnet_x_400mf", 400, 2),
+        ("resnet50", 2048, 2),
+        ("resnet101", 2048, 2),
+        ("resnet152", 2048, 2),
+        ("mobilenet_v2", 1280, 2),
+        ("vgg11", 512, 2),
+        ("densenet121", 1024, 2),
+        ("efficientnet_b0", 1280, 2),
+        ("convnext_tiny", 768, 2),
+        ("shufflenet_v2_x0_5", 1024, 2),
+        ("squeezenet1_1", 512, 3),
+        ("mnasnet0_5", 1280, 2),
+        ("swin_t", 768, 2),
+    ],
+)
+def test_channels_and_grid_are_found(name, channels, side):
+    encoder = ImageEncoder(False, name=name)
+    assert encoder.out_channels == channels
+    assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, channels, side, side)
+
+
 def test_pictures_are_resized_by_the_encoder():
     images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     encoder = ImageEncoder(False, name="mobilenet_v2", image_size=64)

@@ -67,9 +67,9 @@ def attention_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
         x=(x, "N D"), prev_h=(prev_h, "N H"), prev_c=(prev_c, "N H"), attn=(attn, "N H"),
         Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), Wattn=(Wattn, "H 4H"), b=(b, "4H"),
     )  # fmt: skip
-    s, W = torch.cat([prev_h, attn], dim=1), torch.cat([Wh, Wattn])  # (N, 2H), (2H, 4H)
-    next_h, next_c, gates = _advance(_project(x, Wx, b), s, prev_c, W)
-    return next_h, next_c, (x, s, gates, Wx, W)
+    p = addmm(_project(x, Wx, b), attn, Wattn)  # (N, 4H); a single step is not worth joining Wh and Wattn
+    next_h, next_c, gates = _advance(p, prev_h, prev_c, Wh)
+    return next_h, next_c, (x, prev_h, attn, gates, Wx, Wh, Wattn)
 
 
 @torch.no_grad()
@@ -82,8 +82,9 @@ def attention_step_backward(dnext_h, dnext_c, cache):
         dWattn (H, 4H), db (4H,).
     Raises: TypeError or ValueError if a gradient does not fit.
     """
-    x, s, gates, Wx, W = cache
-    check_tensors(prev_h=(gates[1], "N H"), dnext_h=(dnext_h, "N H"), dnext_c=(dnext_c, "N H"))
+    x, prev_h, attn, gates, Wx, Wh, Wattn = cache
+    check_tensors(prev_h=(prev_h, "N H"), dnext_h=(dnext_h, "N H"), dnext_c=(dnext_c, "N H"))
+    s, W = torch.cat([prev_h, attn], dim=1), torch.cat([Wh, Wattn])  # (N, 2H), (2H, 4H)
     da = x.new_empty(len(x), Wx.shape[1])
     ds, dprev_c = _retreat(dnext_h, dnext_c, gates, W, out=da)
     dx, dWx, dW, db = _input_and_weight_gradients(da, x, s, Wx)

@@ -1,140 +1,134 @@
-"""Make a caption file (.pt) from a folder of photographs and a file of captions.
+"""Make a caption file (.pt) from photographs and their captions.
 
 python -m rnn_lstm_captioning.data.build --images DIR --captions FILE --out FILE
+
+An interrupted build goes on where it was when the same command is given again.
 """
 
-import csv
+import hashlib
 import json
 import os
 import random
-import tempfile
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..command import ArgumentParser, run_command
-from ..errors import InputError
+from ..command import ArgumentParser, positive, run_command
+from ..errors import InputError, RunFailed
 from ..storage import replacing
+from ..visualize import save_contact_sheet
 from ..vocabulary import build_vocabulary, encode_captions, tokenize
 from .images import try_to_load
+from .readers import add_list, read_captions
+
+
+class Source(NamedTuple):
+    """Where a split's pictures and captions come from."""
+
+    folder: Path
+    names: list  # of picture files in the folder
+    captions: dict  # name -> list of raw captions
 
 
 def get_args_parser():
     parser = ArgumentParser(
         prog="python -m rnn_lstm_captioning.data.build",
-        description="Make a caption file (.pt) from a folder of photographs and a file of captions.",
+        description="Make a caption file (.pt) from photographs and their captions. Captions files: CSV with the "
+        "columns image,caption; COCO JSON; Karpathy's dataset_*.json; Flickr's .token.txt and results.csv.",
     )
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder of photographs")
-    parser.add_argument(
-        "--captions", type=Path, required=True, metavar="FILE", help="CSV with the columns image,caption, or COCO JSON"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the caption file to write (.pt)")
-    parser.add_argument("--train-list", type=Path, metavar="FILE", help="names of the training pictures, one a line")
-    parser.add_argument("--val-list", type=Path, metavar="FILE", help="names of the validation pictures, one a line")
-    parser.add_argument(
+    source = parser.add_argument_group("pictures and captions")
+    source.add_argument("--images", type=Path, required=True, metavar="DIR", help="the folder of photographs")
+    source.add_argument("--captions", type=Path, required=True, metavar="FILE", help="their captions")
+    source.add_argument("--val-images", type=Path, metavar="DIR", help="those that validate, if in another folder")
+    source.add_argument("--val-captions", type=Path, metavar="FILE", help="captions to validate on, as COCO has them")
+    splits = parser.add_argument_group("splits (a Karpathy JSON brings its own)")
+    for split in ("train", "val", "test"):
+        splits.add_argument(f"--{split}-list", type=Path, metavar="FILE", help="names of its pictures, one a line")
+    splits.add_argument(
         "--val-fraction", type=float, metavar="X", help="without lists: this part of the pictures validates (0.1)"
     )
-    parser.add_argument("--size", type=int, default=112, help="side of the stored pictures in pixels (112)")
-    parser.add_argument("--word-threshold", type=int, default=5, metavar="N", help="keep words seen N times (5)")
-    parser.add_argument("--max-length", type=int, default=15, metavar="N", help="cut captions after N words (15)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="pictures decoded at the same time")
+    text = parser.add_argument_group("what is stored")
+    text.add_argument("--out", type=Path, required=True, metavar="FILE", help="the caption file to write (.pt)")
+    text.add_argument("--size", type=int, default=112, help="side of the stored pictures in pixels (112)")
+    text.add_argument(
+        "--word-threshold", type=positive(int), default=5, metavar="N", help="keep words seen N times in training (5)"
+    )
+    text.add_argument(
+        "--max-length", type=positive(int), default=15, metavar="N", help="cut captions after N words (15)"
+    )
+    parser.add_argument("--workers", type=positive(int), default=os.cpu_count(), help="pictures decoded at one time")
     return parser
 
 
 def main(arguments=None):
     args = get_args_parser().parse_args(arguments)
     check_arguments(args)
-    captions = read_captions(args.captions)
-    report = [f"captions: {args.captions}, {sum(map(len, captions.values()))} for {len(captions)} pictures"]
-    splits = split_names(captions, args, report)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=args.out.name) as folder:
-        data = {}
-        for split, names in splits.items():
-            images, names = load_split(split, names, args, Path(folder), report)
-            data[f"{split}_images"], data[f"{split}_image_names"] = images, names
-            data[f"{split}_references"] = [captions[name] for name in names]
-        encode_splits(data, args, report)
-        with replacing(args.out) as unfinished:
-            torch.save(data, unfinished)
+    report = []
+    sources = find_sources(args, report)
+    parts = parts_folder(args, sources)
+    data = {}
+    for split, source in sources.items():
+        images, names = load_pictures(split, source, args, parts, report)
+        data[f"{split}_images"], data[f"{split}_image_names"] = images, names
+        data[f"{split}_references"] = [source.captions[name] for name in names]
+    encode_splits(data, list(sources), args, report)
+    save_contact_sheet(args.out.with_name(args.out.stem + "_sheet.png"), *sheet(data, list(sources)))
+    del data["train_references"]  # raw text serves the metrics, and those never look at the training split
+    with replacing(args.out) as unfinished:
+        torch.save(data, unfinished)
     report_path = args.out.with_name(args.out.stem + "_report.txt")
     with replacing(report_path) as unfinished:
         unfinished.write_text("\n".join(report) + "\n", encoding="utf-8")
+    for finished in args.out.parent.glob(f".{args.out.name}.parts-*"):
+        shutil.rmtree(finished)
     print("\n".join(line for line in report if not line.startswith("  ")))
-    print(f"wrote {args.out} and {report_path}")
+    print(f"wrote {args.out}, {report_path.name} and {args.out.stem}_sheet.png")
 
 
 def check_arguments(args):
-    if not args.images.is_dir():
-        raise InputError(f"--images {args.images}: there is no such folder")
-    if bool(args.train_list) != bool(args.val_list):
+    for flag, folder in (("--images", args.images), ("--val-images", args.val_images)):
+        if folder and not folder.is_dir():
+            raise InputError(f"{flag} {folder}: there is no such folder")
+    if bool(args.train_list) != bool(args.val_list) or (args.test_list and not args.train_list):
         raise InputError("--train-list and --val-list go together; give both, or --val-fraction")
-    if args.train_list and args.val_fraction is not None:
-        raise InputError("--val-fraction and the lists exclude each other")
-    for name, lowest in (("size", 32), ("word_threshold", 1), ("max_length", 1), ("workers", 1)):
-        if getattr(args, name) < lowest:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {lowest}")
+    if args.val_images and not args.val_captions:
+        raise InputError("--val-images needs --val-captions")
+    ways = {"lists": args.train_list, "--val-captions": args.val_captions, "--val-fraction": args.val_fraction}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other: both choose the pictures that validate")
+    if not 32 <= args.size <= 1024:
+        raise InputError("--size must be at least 32 and at most 1024")
     if args.val_fraction is not None and not 0 < args.val_fraction < 1:
         raise InputError("--val-fraction must lie between 0 and 1")
 
 
-def read_captions(path):
-    """A captions file as a dict, picture name -> list of raw captions, in the file's order."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"--captions {path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--captions {path} cannot be read as UTF-8 text: {error}") from error
-    pairs = _read_coco(text, path) if path.suffix.lower() == ".json" else _read_csv(text, path)
-    captions = {}
-    for name, caption in pairs:
-        captions.setdefault(name, []).append(caption)
-    if not captions:
-        raise InputError(f"--captions {path} holds no captions")
-    return captions
+# ------------------------------------------------------------------------------------ the splits
 
 
-def _read_csv(text, path):
-    rows = csv.reader(text.splitlines(keepends=True))
-    try:
-        header = [name.strip().lower() for name in next(rows, [])]
-        if header[:2] != ["image", "caption"]:
-            raise InputError(f"--captions {path}: the first line must be image,caption")
-        # an unquoted comma inside a caption: the rest of the row belongs to it
-        return [(row[0].strip(), ",".join(row[1:]).strip()) for row in rows if len(row) >= 2]
-    except csv.Error as error:
-        raise InputError(f"--captions {path}, line {rows.line_num}: {error}") from error
-
-
-def _read_coco(text, path):
-    try:
-        data = json.loads(text)
-        names = {image["id"]: image["file_name"] for image in data["images"]}
-        return [(names[note["image_id"]], note["caption"].strip()) for note in data["annotations"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--captions {path} is not a COCO captions JSON ({type(error).__name__}: {error})") from error
-
-
-def split_names(captions, args, report):
-    """The names of the training and validation pictures that have captions."""
+def find_sources(args, report):
+    """The splits, a dict: "train", "val" and perhaps "test" -> :class:`Source`."""
+    captions, own_splits = read_captions(args.captions, report)
+    if args.val_captions:
+        val_captions, _ = read_captions(args.val_captions, report)
+        folders = {"train": args.images, "val": args.val_images or args.images}
+        return {
+            split: Source(folders[split], list(texts), texts)
+            for split, texts in (("train", captions), ("val", val_captions))
+        }
     if args.train_list:
-        splits = {}
-        for split, path in (("train", args.train_list), ("val", args.val_list)):
-            try:
-                names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise InputError(f"--{split}-list {path} cannot be read: {error}") from error
-            names = list(dict.fromkeys(names))
-            without = [name for name in names if name not in captions]
-            report_list(report, f"{split}: pictures of the list without a caption", without)
-            splits[split] = [name for name in names if name in captions]
-        both = set(splits["train"]) & set(splits["val"])
-        if both:
-            raise InputError(f"{len(both)} pictures are in both lists, {min(both)} for one")
+        splits = read_lists(args, captions, report)
+    elif own_splits and args.val_fraction is None:
+        splits = {
+            split: [name for name in captions if own_splits[name] == split]
+            for split in ("train", "val", "test")
+            if split in own_splits.values() or split != "test"
+        }
     else:
         names = sorted(captions)
         random.Random(0).shuffle(names)
@@ -143,39 +137,111 @@ def split_names(captions, args, report):
     for split, names in splits.items():
         if not names:
             raise InputError(f"no pictures with captions are left for {split}")
+    return {split: Source(args.images, names, captions) for split, names in splits.items()}
+
+
+def read_lists(args, captions, report):
+    """The names in the list files that have captions, a dict: split -> names."""
+    splits, listed = {}, {}
+    for split in ("train", "val", "test"):
+        path = getattr(args, f"{split}_list")
+        if path is None:
+            continue
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--{split}-list {path} cannot be read: {error}") from error
+        names = list(dict.fromkeys(names))
+        add_list(report, f"{split}: pictures of the list without a caption", [n for n in names if n not in captions])
+        splits[split] = [name for name in names if name in captions]
+        both = [name for name in splits[split] if name in listed]
+        if both:
+            raise InputError(
+                f"{len(both)} pictures are in both lists, {listed[both[0]]} and {split}: {both[0]} for one"
+            )
+        listed |= dict.fromkeys(splits[split], split)
     return splits
 
 
-def load_split(split, names, args, folder, report):
-    """Decode a split's pictures in parallel into a file-backed tensor: memory use is constant."""
-    shape = (len(names), 3, args.size, args.size)
-    images = np.memmap(folder / f"{split}.raw", dtype=np.uint8, mode="w+", shape=shape)
+# ---------------------------------------------------------------------------------- the pictures
 
-    kept, failed = [], []
-    with ThreadPoolExecutor(args.workers) as pool, tqdm(total=len(names), desc=f"{split} pictures", unit="") as bar:
-        for start in range(0, len(names), 256):
-            part = names[start : start + 256]
-            loaded = pool.map(lambda name: try_to_load(args.images / name, args.size), part)
+
+def parts_folder(args, sources):
+    """The folder beside the file for what is not finished; another for every other set of pictures."""
+    key = hashlib.sha256(str(args.size).encode())
+    for split, source in sources.items():
+        key.update("\0".join((split, str(source.folder.resolve()), *source.names)).encode())
+    needed = 2 * sum(len(source.names) for source in sources.values()) * 3 * args.size**2
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    parts = args.out.parent / f".{args.out.name}.parts-{key.hexdigest()[:12]}"
+    free = shutil.disk_usage(args.out.parent).free
+    if not parts.exists() and free < needed:
+        raise RunFailed(f"{args.out.parent} has {free / 1e9:.1f} GB free, the build needs {needed / 1e9:.1f} GB")
+    parts.mkdir(exist_ok=True)
+    return parts
+
+
+def load_pictures(split, source, args, parts, report):
+    """Decode a split's pictures in parallel into a file-backed tensor: memory use is constant.
+
+    After every part of 256 a line in a log says which pictures were kept and which failed, so that an
+    interrupted build can go on. Returns: uint8 (M, 3, size, size), and the M names.
+    """
+    shape = (len(source.names), 3, args.size, args.size)
+    log, raw = parts / f"{split}.jsonl", parts / f"{split}.raw"
+    lines = (
+        [json.loads(line) for line in log.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        if log.exists()
+        else []
+    )
+    kept, failed = [name for line in lines for name in line[0]], [text for line in lines for text in line[1]]
+    images = np.memmap(raw, dtype=np.uint8, mode="r+" if lines else "w+", shape=shape)
+    done = len(kept) + len(failed)
+    with (
+        ThreadPoolExecutor(args.workers) as pool,
+        open(log, "w", encoding="utf-8") as file,
+        tqdm(total=len(source.names), initial=done, desc=f"{split} pictures", unit="") as bar,
+    ):
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+        for start in range(done, len(source.names), 256):
+            part = source.names[start : start + 256]
+            good, bad = [], []
+            loaded = pool.map(lambda name: try_to_load(source.folder / name, args.size), part)
             for name, (image, reason) in zip(part, loaded):
                 if image is None:
-                    failed.append(f"{name}: {reason}")
+                    bad.append(f"{name}: {reason}")
                 else:
-                    images[len(kept)] = image.numpy()
-                    kept.append(name)
+                    images[len(kept) + len(good)] = image.numpy()
+                    good.append(name)
+            kept += good
+            failed += bad
+            file.write(json.dumps([good, bad]) + "\n")
+            file.flush()
             bar.update(len(part))
-    report_list(report, f"{split}: pictures that could not be used", failed)
+    add_list(report, f"{split}: pictures that could not be used", failed)
     if not kept:
-        raise InputError(f"none of the {len(names)} {split} pictures could be read; the first: {failed[0]}")
+        shutil.rmtree(parts)
+        raise InputError(f"none of the {len(source.names)} {split} pictures could be read; the first: {failed[0]}")
     report.append(f"{split}: {len(kept)} pictures of {args.size}x{args.size}")
     return torch.from_numpy(images)[: len(kept)], kept
 
 
-def encode_splits(data, args, report):
+def sheet(data, splits, count=12):
+    """Some pictures spread over the splits, and what a reader should see below them."""
+    images, texts = [], []
+    for split in splits:
+        chosen = torch.linspace(0, len(data[f"{split}_images"]) - 1, count // len(splits)).long().unique()
+        images += list(data[f"{split}_images"][chosen])
+        texts += [f"{split}: {data[f'{split}_references'][index][0]}" for index in chosen.tolist()]
+    return images, texts
+
+
+# ------------------------------------------------------------------------------------- the words
+
+
+def encode_splits(data, splits, args, report):
     """Add the vocabulary (of the training captions) and the encoded captions to the data."""
-    words = {
-        split: [[tokenize(text) for text in texts] for texts in data[f"{split}_references"]]
-        for split in ("train", "val")
-    }
+    words = {split: [[tokenize(text) for text in texts] for texts in data[f"{split}_references"]] for split in splits}
     tokens, counts = build_vocabulary(
         (caption for captions in words["train"] for caption in captions), args.word_threshold
     )
@@ -186,7 +252,7 @@ def encode_splits(data, args, report):
         f"vocabulary: {len(tokens)} tokens; {len(tokens) - 4} of {len(counts)} words occur {args.word_threshold} "
         f"times, which covers {covered / max(1, counts.total()):.1%} of the text"
     )
-    for split in ("train", "val"):
+    for split in splits:
         rows = [(image, caption) for image, captions in enumerate(words[split]) for caption in captions if caption]
         if not rows:
             raise InputError(f"no {split} caption has a word in it")
@@ -197,13 +263,6 @@ def encode_splits(data, args, report):
         report.append(
             f"{split}: {len(rows)} captions, {cut} cut after {args.max_length} words, {empty} empty ones left out"
         )
-    del data["train_references"]  # raw text serves the metrics, and those never look at the training split
-
-
-def report_list(report, title, lines):
-    if lines:
-        report.append(f"{title}: {len(lines)}")
-        report.extend(f"  {line}" for line in lines)
 
 
 if __name__ == "__main__":

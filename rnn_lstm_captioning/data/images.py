@@ -2,7 +2,6 @@
 
 import glob
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +12,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
+MAX_PIXELS = 90_000_000  # more than any camera takes; a small file can claim billions
+
 
 def load_image(path, size):
     """The picture at a path (or in a binary file, or a PIL image), upright, in RGB, squashed to a square:
@@ -21,17 +22,17 @@ def load_image(path, size):
     Any mode and size; the EXIF orientation is applied, transparency is laid on white, the first
     frame of an animation is taken. Raises: OSError or ValueError for what Pillow cannot decode.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
-                image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size, much faster
-                image = _to_rgb(ImageOps.exif_transpose(image))
-                return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ValueError(f"it is too large: {error}") from error
-        except (SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:  # Pillow, on broken files
-            raise ValueError(f"it is damaged: {error}") from error
+    try:
+        with nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"it is too large: {image.width}x{image.height} pixels")
+            image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size, much faster
+            image = _to_rgb(ImageOps.exif_transpose(image))
+            return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"it is too large: {error}") from error
+    except (SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:  # Pillow, on broken files
+        raise ValueError(f"it is damaged: {error}") from error
 
 
 def _to_rgb(image):

@@ -1,0 +1,71 @@
+"""Captioning pictures: what is left of the encoder's own throughput once captions are written, greedily.
+
+    python benchmarks/captioning.py       # --device cuda, --pictures, --seconds, ...
+
+RegNetX-400MF, H = 512, V = 3,000, random weights: no caption ends before its 15th word, which is the
+worst case. Encoding alone and captioning run in turn in one process.
+"""
+
+import argparse
+import statistics
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from cells import compare
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
+from rnn_lstm_captioning.command import reuse_memory
+from rnn_lstm_captioning.decoding import beam_search
+from rnn_lstm_captioning.layers import evaluating
+from rnn_lstm_captioning.vocabulary import SPECIAL_TOKENS
+
+V = 3000
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--size", type=int, default=112, help="of the pictures, in pixels")
+    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=5, help="per row")
+    args = parser.parse_args()
+    reuse_memory()
+    synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (args.pictures, 3, args.size, args.size), dtype=torch.uint8, device=args.device)
+    encoder = ImageEncoder(pretrained=False)
+    words = {word: i for i, word in enumerate(SPECIAL_TOKENS + [f"w{i}" for i in range(V - 4)])}
+    machine = f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads"
+    print(f"{machine}, {args.pictures} pictures of {args.size} pixels")
+    print("| cell | precision | search | encoder pictures/s | captions/s | share | quartiles |")
+    print("|" + "---|" * 7)
+    for cell in ("rnn", "lstm", "attn"):
+        model = CaptioningRNN(words, cell_type=cell, image_encoder=encoder).to(args.device)
+        for precision in ("fp32", "bf16"):
+            autocast = partial(
+                torch.autocast, args.device.split(":")[0], torch.bfloat16, enabled=precision == "bf16"
+            )  # fmt: skip
+            for beam in (1, 5):
+
+                def caption(encode_only):
+                    with evaluating(model), autocast():  # noqa: B023, called before the next turn
+                        features = model.encode(images)  # noqa: B023
+                        if not encode_only:
+                            beam_search(model, features, beam=beam)  # noqa: B023
+
+                a, b = compare(lambda: caption(True), lambda: caption(False), args.seconds, synchronize)  # noqa: B023
+                low, middle, high = statistics.quantiles([x / y for x, y in zip(a, b)], n=4)
+                rates = [f"{args.pictures / statistics.median(t):.0f}" for t in (a, b)]
+                print(
+                    f"| {cell} | {precision} | {'greedy' if beam == 1 else f'beam {beam}'} | {' | '.join(rates)} "
+                    f"| {middle:.0%} | {low:.0%}-{high:.0%} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()

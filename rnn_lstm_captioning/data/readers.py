@@ -1,0 +1,148 @@
+"""Captions files of all usual kinds: COCO and Karpathy JSON, Flickr8k and Flickr30k, one's own CSV.
+
+Every reader returns (picture's file name, caption, split or None) triples in the file's order. What
+can't be used is counted and named in the report, and the rest is used.
+"""
+
+import csv
+import json
+from pathlib import Path, PurePosixPath
+
+from ..errors import InputError
+from ..vocabulary import tokenize
+
+KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+
+
+def read_captions(path, report):
+    """A captions file, whatever its kind.
+
+    Args: path; report, a list of lines to which what was found and left out is added.
+    Returns: captions, a dict: picture name -> list of raw captions; splits, a dict: picture name ->
+        "train", "val" or "test", empty if the file doesn't say.
+    Raises: InputError if the file can't be read, is of no known kind, or holds no captions.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"--captions {path}: there is no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--captions {path} cannot be read as UTF-8 text: {error}") from error
+    problems = {}
+    triples = _read_json(text, path, problems) if text.lstrip()[:1] in "{[" else _read_lines(text, path, problems)
+    captions, splits = {}, {}
+    for name, caption, split in triples:
+        if not _is_file_name(name):
+            problems.setdefault("picture names that point elsewhere", []).append(name)
+        elif not tokenize(caption):
+            problems.setdefault("captions without a word in them", []).append(f"{name}: {caption!r}")
+        else:
+            captions.setdefault(name, []).append(caption)
+            if split:
+                splits[name] = split
+    if not captions:
+        raise InputError(f"--captions {path} holds no captions")
+    report.append(f"captions: {path}, {sum(map(len, captions.values()))} for {len(captions)} pictures")
+    for title, lines in problems.items():
+        add_list(report, title, lines)
+    return captions, splits
+
+
+def add_list(report, title, lines):
+    """Add a count to the report, and the lines themselves below it."""
+    if lines:
+        report.append(f"{title}: {len(lines)}")
+        report.extend(f"  {line}" for line in lines)
+
+
+def _is_file_name(name):
+    """Whether a name stays inside the folder of pictures."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return bool(parts) and ".." not in parts and not name.startswith(("/", "\\")) and "\0" not in name
+
+
+def _read_json(text, path, problems):
+    try:
+        data = json.loads(text)
+        images = data["images"]
+        if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
+            raise TypeError("images is not a list of objects")
+        if "annotations" in data:
+            return _read_coco(images, data["annotations"], problems)
+        return _read_karpathy(images, problems)
+    except RecursionError as error:
+        raise InputError(f"--captions {path} is nested too deeply to be a captions file") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"--captions {path} is neither a COCO nor a Karpathy captions JSON ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _read_coco(images, annotations, problems):
+    names, triples, described = {}, [], set()
+    for image in images:
+        identity, name = image["id"], image["file_name"]
+        if not isinstance(name, str):
+            problems.setdefault("images without a file name", []).append(str(identity))
+        elif names.setdefault(identity, name) != name:
+            problems.setdefault("image ids that occur twice", []).append(f"{identity}: {names[identity]}, {name}")
+    for note in annotations:
+        name, caption = names.get(note["image_id"]), note["caption"]
+        if name is None:
+            problems.setdefault("captions without an image", []).append(f"image {note['image_id']}: {caption!r}")
+        elif not isinstance(caption, str):
+            problems.setdefault("captions that are not text", []).append(f"{name}: {caption!r}")
+        else:
+            described.add(name)
+            triples.append((name, caption.strip(), None))
+    without = [name for name in names.values() if name not in described]
+    if without:
+        problems["images without a caption"] = without
+    return triples
+
+
+def _read_karpathy(images, problems):
+    triples = []
+    for image in images:
+        # in COCO's file the pictures lie in the folders train2014 and val2014
+        name = f"{image['filepath']}/{image['filename']}" if image.get("filepath") else image["filename"]
+        split = KARPATHY_SPLITS.get(image["split"])
+        if split is None:
+            problems.setdefault("images of an unknown split", []).append(f"{name}: {image['split']}")
+            continue
+        if not image["sentences"]:
+            problems.setdefault("images without a caption", []).append(name)
+        triples += [(name, sentence["raw"].strip(), split) for sentence in image["sentences"]]
+    return triples
+
+
+def _read_lines(text, path, problems):
+    """Flickr's ``name#0<TAB>caption``, Flickr30k's ``name| 0| caption``, or CSV with image,caption."""
+    first = text.split("\n", 1)[0]
+    if "\t" in first and "#" in first.split("\t")[0]:
+        rows = (line.split("\t", 1) for line in text.splitlines() if line.strip())
+        return [(row[0].rsplit("#", 1)[0].strip(), row[-1].strip() if len(row) > 1 else "", None) for row in rows]
+    if first.count("|") >= 2:
+        rows = [line.split("|", 2) for line in text.splitlines()[1:] if line.strip()]
+        bad = [" | ".join(row) for row in rows if len(row) < 3]
+        if bad:
+            problems["lines that don't have three parts"] = bad
+        return [(row[0].strip(), row[2].strip(), None) for row in rows if len(row) == 3]
+    rows = csv.reader(text.splitlines(keepends=True))
+    try:
+        header = [name.strip().lower() for name in next(rows, [])]
+        if header[:2] != ["image", "caption"]:
+            raise InputError(
+                f"--captions {path}: the first line must be image,caption (or use a COCO or Karpathy JSON, or "
+                "Flickr's .token.txt)"
+            )
+        triples = []
+        for row in filter(None, rows):
+            if len(row) < 2:
+                problems.setdefault("lines without a caption", []).append(f"line {rows.line_num}: {row[0][:80]}")
+            else:  # an unquoted comma inside a caption: the rest of the row belongs to it
+                triples.append((row[0].strip(), ",".join(row[1:]).strip(), None))
+        return triples
+    except csv.Error as error:
+        raise InputError(f"--captions {path}, line {rows.line_num}: {error}") from error

@@ -1,0 +1,179 @@
+"""Greedy, sampling and beam search, on language models small enough to know everything about them."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from helpers import CELLS, tiny_captioner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnn_lstm_captioning.decoding import beam_search, decode, greedy_search, sampling_search
+from rnn_lstm_captioning.vocabulary import END, NULL, START, UNK
+
+
+class TableCaptioner:
+    """A language model that is a table: the scores of the next word depend on picture, time and last word."""
+
+    def __init__(self, table):
+        self.table = table  # (N, L, V, V)
+
+    def begin(self, features):
+        picture = torch.arange(len(features))
+        return (torch.zeros_like(picture),), (picture,)
+
+    def advance(self, words, state, image):
+        (time,), (picture,) = state, image
+        return self.table[picture, time, words].clone(), (time + 1,), None
+
+
+def allowed_log_probs(table, allow_unk):
+    banned = [NULL, START] if allow_unk else [NULL, START, UNK]
+    table = table.clone()
+    table[..., banned] = -torch.inf
+    return table.log_softmax(-1)
+
+
+def all_captions(log_probs, L):
+    """Every caption of one picture with its log-probability: ended, or cut after L words."""
+    V = log_probs.shape[-1]
+    for length in range(1, L + 1):
+        for words in itertools.product(range(V), repeat=length):
+            if END in words[:-1] or (length < L and words[-1] != END):
+                continue
+            total = sum(log_probs[t, last, word].item() for t, (last, word) in enumerate(zip((START, *words), words)))
+            if total > -math.inf:
+                yield (*words, *[NULL] * (L - length)), total, length
+
+
+def random_table(N, L, V, seed, spread=2.0, end_bias=0.0):
+    table = spread * torch.randn(N, L, V, V, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    table[..., END] += end_bias
+    return table
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 0.7, 1.0]), st.booleans(), st.floats(-4, 2))
+def test_a_wide_beam_is_exhaustive_search(seed, length_penalty, allow_unk, end_bias):
+    L, V = 4, 6
+    table = random_table(2, L, V, seed, end_bias=end_bias)
+    found = beam_search(TableCaptioner(table), torch.zeros(2, 1, 1, 1), L, 64, length_penalty, allow_unk)
+    for picture, log_probs in enumerate(allowed_log_probs(table, allow_unk)):
+        best = max(all_captions(log_probs, L), key=lambda item: item[1] / item[2] ** length_penalty)
+        assert tuple(found.captions[picture].tolist()) == best[0]
+        assert found.log_probs[picture].item() == pytest.approx(best[1], abs=1e-10)
+
+
+cases = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(5, 9), st.integers(0, 10**6), st.floats(-60, 4))
+
+
+def check_caption(captions, log_probs, table, allow_unk):
+    """Whether captions are well-formed, and as probable as is claimed."""
+    expected = allowed_log_probs(table, allow_unk)
+    for row, log_prob, picture in zip(captions.tolist(), log_probs.tolist(), expected):
+        words = row[: row.index(END) + 1] if END in row else row
+        assert all(word == NULL for word in row[len(words) :])
+        assert NULL not in words and START not in words and (allow_unk or UNK not in words)
+        total = sum(picture[t, last, word].item() for t, (last, word) in enumerate(zip([START, *words], words)))
+        assert log_prob == pytest.approx(total, abs=1e-8)
+
+
+@settings(max_examples=300)
+@given(cases, st.integers(1, 7), st.sampled_from([0.0, 0.5, 1.0]), st.booleans())
+def test_beam_search_returns_captions_that_rank_no_lower_than_the_greedy_ones(case, beam, length_penalty, allow_unk):
+    N, L, V, seed, end_bias = case  # at a bias of -60 no caption ever ends
+    table = random_table(N, L, V, seed, end_bias=end_bias)
+    captioner, features = TableCaptioner(table), torch.zeros(N, 1, 1, 1)
+    found = beam_search(captioner, features, L, beam, length_penalty, allow_unk)
+    greedy = greedy_search(captioner, features, L, allow_unk)
+    check_caption(found.captions, found.log_probs, table, allow_unk)
+    check_caption(greedy.captions, greedy.log_probs, table, allow_unk)
+
+    def rank(result):
+        return result.log_probs / (result.captions != NULL).sum(1) ** length_penalty
+
+    assert (rank(found) >= rank(greedy) - 1e-9).all()
+    if beam == 1:
+        assert torch.equal(found.captions, greedy.captions)
+
+
+@settings(max_examples=100)
+@given(cases, st.sampled_from([0.3, 1.0, 2.0]), st.sampled_from([None, 1, 3]), st.sampled_from([None, 0.2, 1.0]))
+def test_sampling_draws_allowed_words_and_knows_their_probability(case, temperature, top_k, top_p):
+    N, L, V, seed, end_bias = case
+    table = random_table(N, L, V, seed, end_bias=end_bias)
+    captioner, features = TableCaptioner(table), torch.zeros(N, 1, 1, 1)
+
+    def draw():
+        return sampling_search(captioner, features, L, temperature, top_k, top_p, torch.Generator().manual_seed(seed))
+
+    found = draw()
+    check_caption(found.captions, found.log_probs, table, allow_unk=False)
+    assert torch.equal(found.captions, draw().captions)
+    if top_k == 1:
+        assert torch.equal(found.captions, greedy_search(captioner, features, L).captions)
+
+
+def test_sampling_follows_the_probabilities():
+    N = 4000
+    table = torch.tensor([0.0, 0, 0.1, 0, 0.5, 0.3, 0.1]).log().expand(1, 7, 7).expand(N, 1, 7, 7).double()
+
+    def shares(**settings):
+        generator = torch.Generator().manual_seed(0)
+        found = sampling_search(TableCaptioner(table), torch.zeros(N, 1, 1, 1), 1, generator=generator, **settings)
+        return found.captions.flatten().bincount(minlength=7) / N
+
+    assert (shares() - torch.tensor([0, 0, 0.1, 0, 0.5, 0.3, 0.1])).abs().max() < 0.03
+    squared = torch.tensor([0, 0, 0.01, 0, 0.25, 0.09, 0.01])
+    assert (shares(temperature=0.5) - squared / squared.sum()).abs().max() < 0.03
+    assert (shares(top_k=2) - torch.tensor([0, 0, 0, 0, 0.625, 0.375, 0])).abs().max() < 0.03
+    assert (shares(top_p=0.6) - torch.tensor([0, 0, 0, 0, 0.625, 0.375, 0])).abs().max() < 0.03
+    assert shares(top_p=0.01)[4] == 1
+
+
+def test_sampling_refuses_settings_out_of_range():
+    captioner, features = TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1)
+    for message, settings_ in (
+        ("temperature is 0, wanted above 0", {"temperature": 0}),
+        ("top_k is 0, wanted at least 1", {"top_k": 0}),
+        (r"top_p is 1.5, wanted in \(0, 1\]", {"top_p": 1.5}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sampling_search(captioner, features, **settings_)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("image_input", ["h0", "first-token"])
+def test_beams_of_a_real_captioner_do_not_mix_pictures(cell, image_input):
+    if cell == "attn" and image_input == "first-token":
+        return
+    captioner = tiny_captioner(cell, V=9, image_input=image_input).eval()
+    captioner.vocabulary_projection.W.data *= 6  # opinions, so that captions differ and end at different times
+    features = 3 * torch.randn(7, 6, 2, 3, dtype=torch.float64)
+    together = beam_search(captioner, features, 6, beam=3)
+    for row in range(7):
+        alone = beam_search(captioner, features[row : row + 1], 6, beam=3)
+        assert torch.equal(alone.captions[0], together.captions[row])
+        torch.testing.assert_close(alone.log_probs[0], together.log_probs[row])
+        if cell == "attn":
+            torch.testing.assert_close(alone.attn_weights[0], together.attn_weights[row])
+    # the probability is that of teacher forcing on the same words
+    words = together.captions
+    scores = captioner.scores(features, torch.cat([torch.full((7, 1), START), words[:, :-1]], 1))
+    scores[..., [NULL, START, UNK]] = -torch.inf
+    log_probs = scores.log_softmax(2).gather(2, words.unsqueeze(2)).squeeze(2).where(words != NULL, 0)
+    torch.testing.assert_close(log_probs.sum(1), together.log_probs)
+    if cell == "attn":
+        sums = together.attn_weights.sum((2, 3))
+        torch.testing.assert_close(sums, (words != NULL).double())
+
+
+def test_decode_chooses_the_search():
+    captioner, features = TableCaptioner(random_table(3, 4, 8, 1)), torch.zeros(3, 1, 1, 1)
+    assert torch.equal(decode(captioner, features, 4).captions, greedy_search(captioner, features, 4).captions)
+    assert torch.equal(
+        decode(captioner, features, 4, beam=4).log_probs, beam_search(captioner, features, 4, 4).log_probs
+    )
+    drawn = [decode(captioner, features, 4, top_k=5, generator=torch.Generator().manual_seed(k)) for k in (1, 1, 2)]
+    assert torch.equal(drawn[0].captions, drawn[1].captions) and not torch.equal(drawn[0].captions, drawn[2].captions)

@@ -1,0 +1,99 @@
+"""A checkpoint alone captions a picture, in the same way as it was trained."""
+
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from rnn_lstm_captioning import InputError, load_captioner
+from rnn_lstm_captioning.cli_train import train_main
+from rnn_lstm_captioning.data.build import main as build
+from rnn_lstm_captioning.data.files import load_captions
+from rnn_lstm_captioning.data.images import load_images
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with pictures, the caption file x.pt made of them (48 px), and checkpoints at 64 px."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "photos").mkdir()
+    lines = ["image,caption"]
+    for k in range(20):
+        picture = Image.linear_gradient("L").rotate(18 * k).resize((70 + k, 50)).convert("RGB")
+        picture.save(folder / f"photos/{k}.{'jpg' if k % 2 else 'png'}")
+        lines.append(f"{k}.{'jpg' if k % 2 else 'png'},a gradient number {k % 4}")
+    (folder / "captions.csv").write_text("\n".join(lines))
+    common = ["--images", str(folder / "photos"), "--captions", str(folder / "captions.csv"), "--size", "48"]
+    build([*common, "--out", str(folder / "x.pt"), "--word-threshold", "1", "--val-fraction", "0.3"])
+    settings = "--encoder-weights none --encoder mobilenet_v3_small --hidden-dim 16 --wordvec-dim 8 --epochs 2 --quiet"
+    size = ["--image-size", "64", "--device", "cpu", "--out", str(folder)]
+    for cell, extra in (("attn", []), ("lstm", ["--image-input", "first-token", "--image-norm", "batchnorm"])):
+        train_main(cell, ["--data", str(folder / "x.pt"), *settings.split(), *size, *extra])
+    return folder
+
+
+@pytest.mark.parametrize("cell", ["attn", "lstm"])
+def test_three_lines_of_python(trained, cell):
+    captioner = load_captioner(trained / f"{cell}_best.pt", device="cpu")
+    caption = captioner.caption(trained / "photos/3.jpg", beam=3)
+    assert caption.text == " ".join(caption.tokens) and math.isfinite(caption.log_prob) and caption.log_prob < 0
+    if cell == "attn":
+        assert caption.attention.shape == (len(caption.tokens), 2, 2)  # 64 pixels at stride 32
+        torch.testing.assert_close(caption.attention.sum((1, 2)), torch.ones(len(caption.tokens)))
+    else:
+        assert caption.attention is None
+    with Image.open(trained / "photos/3.jpg") as picture:
+        assert captioner.caption(picture, beam=3).text == caption.text
+    drawn = [captioner.caption(trained / "photos/3.jpg", temperature=3.0, generator=seeded(k)).text for k in (1, 1)]
+    assert drawn[0] == drawn[1]
+    with pytest.raises(InputError, match=r"missing.jpg: .*No such file"):
+        captioner.caption(trained / "missing.jpg")
+    (trained / "text.jpg").write_text("hello")
+    with pytest.raises(InputError, match=r"text.jpg: cannot identify image file"):
+        captioner.caption(trained / "text.jpg")
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_photo_is_transformed_as_in_training(trained):
+    data = load_captions(trained / "x.pt")
+    captioner = load_captioner(trained / "attn_best.pt", device="cpu")
+    for split in data.splits.values():
+        paths = [trained / "photos" / name for name in split.image_names]
+        images, loaded, failed = load_images(paths, captioner.stored_size)
+        assert loaded == paths and not failed and torch.equal(images, split.images)
+        features = captioner.model.encode(images)
+        assert captioner.model.image_encoder.image_size == 64 and features.shape[2:] == (2, 2)
+    a = captioner.caption(paths[0])
+    b = captioner.caption_images(split.images[:1])[0]
+    assert a.text == b.text and a.log_prob == b.log_prob
+
+
+def test_a_checkpoint_needs_nothing_else(trained, tmp_path, monkeypatch):
+    def no_download(*_, **__):
+        raise AssertionError("a checkpoint must not fetch weights")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_download)
+    moved = tmp_path / "moved.pt"
+    moved.write_bytes((trained / "lstm_best.pt").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    captioner = load_captioner(moved, device="cpu")
+    assert captioner.model.image_input == "first-token" and captioner.stored_size == 48
+    assert captioner.caption(trained / "photos/0.png").log_prob < 0
+
+
+def test_a_checkpoint_of_format_1_still_loads(trained, tmp_path):
+    checkpoint = torch.load(trained / "attn_best.pt", weights_only=True)
+    checkpoint["format"] = 1
+    for name in ("image_size", "image_input", "image_norm", "augment", "batching"):
+        checkpoint["settings"].pop(name, None)
+    torch.save(checkpoint, tmp_path / "old.pt")
+    captioner = load_captioner(tmp_path / "old.pt", device="cpu")
+    assert captioner.model.image_encoder.image_size is None
+    checkpoint["format"] = 99
+    torch.save(checkpoint, tmp_path / "new.pt")
+    with pytest.raises(InputError, match="has format 99; this version of the project reads 1 to 2"):
+        load_captioner(tmp_path / "new.pt")

@@ -1,0 +1,49 @@
+"""Every recipe runs, and says where it comes from."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnn_lstm_captioning.checkpoint import load_checkpoint
+from rnn_lstm_captioning.cli_train import train_main
+from rnn_lstm_captioning.data.build import get_args_parser
+from rnn_lstm_captioning.data.scenes import make_scenes
+
+SCRIPTS = {"train_rnn.py": "rnn", "train_lstm.py": "lstm", "train_lstm_attention.py": "attn"}
+RECIPES = sorted(Path("recipes").glob("*.args"))
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "scenes.pt"
+    torch.save(make_scenes(num_train=6, num_val=3), path)
+    return path
+
+
+def commands(recipe):
+    """The command lines in a recipe's header, as lists of words."""
+    header = "\n".join(line.lstrip("# ") for line in recipe.read_text().splitlines() if line.startswith("#"))
+    lines = header.replace("\\\n", " ").splitlines()
+    return [shlex.split(line.split("   ")[0]) for line in lines if line.startswith("python ") and "..." not in line]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe_runs(recipe, small_file, tmp_path):
+    trains = [line for line in commands(recipe) if line[1] in SCRIPTS]
+    cells = {SCRIPTS[line[1]] for line in trains} or {"attn"}
+    assert all(f"@recipes/{recipe.name}" in line for line in trains)
+    smaller = ["--data", small_file, "--encoder-weights", "none", "--image-size", "64", "--device", "cpu", "--quiet"]
+    for cell in cells:
+        train_main(cell, [f"@{recipe}", *map(str, smaller), "--dry-run", "--out", str(tmp_path)])
+        checkpoint = load_checkpoint(tmp_path / f"dry-run/{cell}_last.pt")
+        assert checkpoint["encoder"] in recipe.read_text()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_build_line_of_a_recipe_makes_the_file_that_it_trains_on(recipe):
+    builds = [line for line in commands(recipe) if line[1:3] == ["-m", "rnn_lstm_captioning.data.build"]]
+    for line in builds:
+        args = get_args_parser().parse_args(line[3:])
+        assert f"--data {args.out}" in recipe.read_text()
