@@ -39,8 +39,8 @@ def main():
             trainer = Trainer(captioner, train, val, args, lambda *_: None, autocast(args.device, args.precision))
             trainer.run()
             seconds = (time.monotonic() - start) / args.epochs
-            best[sight] = trainer.best
-            print(f"{cell}, {sight}: {trainer.best:.3f} nats per word, {seconds:.0f} s per epoch", flush=True)
+            best[sight] = min(row["val_loss_per_word"] for row in trainer.history)
+            print(f"{cell}, {sight}: {best[sight]:.3f} nats per word, {seconds:.0f} s per epoch", flush=True)
         print(f"{cell}: the pictures are worth {best['zeros'] - best['pictures']:.3f} nats per word", flush=True)
 
 

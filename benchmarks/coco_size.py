@@ -54,18 +54,10 @@ def generate(path):
 def run(script, path, steps):
     """(seconds to the first step, peak anonymous memory in GB) of a run that is stopped after ``steps``."""
     command = [sys.executable, ROOT / script, "--data", path, "--encoder-weights", "none", "--out", path.parent / "cv"]
-    start, peak = time.monotonic(), 0.0
+    start, peak = time.monotonic(), []
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
-
-    def watch():
-        nonlocal peak
-        while process.poll() is None:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            if match := re.search(r"RssAnon:\s*(\d+)", status):
-                peak = max(peak, int(match[1]) / 2**20)
-            time.sleep(0.02)
-
-    threading.Thread(target=watch, daemon=True).start()
+    watcher = threading.Thread(target=lambda: peak.append(watch_memory(process)))
+    watcher.start()
     first, text = None, ""
     while piece := process.stderr.read(64):
         text = (text + piece)[-400:]
@@ -76,8 +68,22 @@ def run(script, path, steps):
             process.send_signal(signal.SIGINT)
             break
     process.stderr.read()
-    process.wait()
-    return first, peak
+    watcher.join()
+    return first, peak[0]
+
+
+def watch_memory(process):
+    """Wait for a process to end. Returns: its peak anonymous memory in GB."""
+    peak = 0.0
+    while process.poll() is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except FileNotFoundError:
+            break
+        if match := re.search(r"RssAnon:\s*(\d+)", status):
+            peak = max(peak, int(match[1]) / 2**20)
+        time.sleep(0.02)
+    return peak
 
 
 def main():

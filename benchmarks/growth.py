@@ -4,8 +4,9 @@
 
 One step is the LSTM and the projected loss, forward and backward, in float32. Theory, in floating-point
 operations, forward + backward: 3 * 2 * N T * ((D + H) 4H + H V). In memory: what the step keeps, 4
-bytes * N T * (2D + 15H) for the word vectors, the states and gates with their gradients, and 4 bytes for
-every parameter's gradient; the scores are never whole, so V only counts through the projection's gradient.
+bytes * (N T * (2D + 15H) for the word vectors, the states and gates with their gradients, and every
+parameter's gradient, the projection's twice, and four times the scores of one chunk). The scores are never
+whole, so V counts through the projection's gradient only.
 """
 
 import argparse
@@ -23,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from matplotlib.figure import Figure
 
 from rnn_lstm_captioning import LSTM
-from rnn_lstm_captioning.layers import Affine, projected_softmax_loss
+from rnn_lstm_captioning.layers import CHUNK, Affine, projected_softmax_loss
 
 BASE = {"N": 64, "T": 16, "H": 256, "V": 2000}
-GROWTH = {"N": [16, 64, 256, 1024], "T": [8, 16, 32, 64], "H": [128, 256, 512, 1024], "V": [1000, 2000, 8000, 32000]}
+GROWTH = {"N": [16, 64, 256, 1024], "T": [8, 16, 32, 64], "H": [128, 256, 512, 1024], "V": [1000, 4000, 16000, 64000]}
 D = 256
 
 
@@ -55,8 +56,8 @@ def measure(N, T, H, V):
 
 def theory(N, T, H, V):
     """(GFLOP, MB) of a step."""
-    parameters = (D + H + 1) * 4 * H + (H + 1) * V
-    return 6e-9 * N * T * ((D + H) * 4 * H + H * V), 4 * (N * T * (2 * D + 15 * H) + parameters) / 2**20
+    floats = N * T * (2 * D + 15 * H) + (D + H + 1) * 4 * H + 2 * (H + 1) * V + 4 * min(N * T * V, CHUNK)
+    return 6e-9 * N * T * ((D + H) * 4 * H + H * V), 4 * floats / 2**20
 
 
 def main():
@@ -91,6 +92,7 @@ def main():
             axis.loglog(values, measured, marker="o", label="measured")
             axis.loglog(values, expected, linestyle="--", color="0.5", label="theory")
             axis.set_xticks(values, map(str, values))
+            axis.set_yticks(measured, [f"{value:.0f}" for value in measured])
             axis.minorticks_off()
             axis.set_xlabel(letter)
             axis.set_ylabel(label)

@@ -13,7 +13,17 @@ from .data.files import SPLITS, load_captions
 from .data.images import find_images, load_images
 from .errors import InputError
 from .inference import PictureCaptioner, default_device
+from .metrics import (
+    METRICS,
+    can_score,
+    diversity,
+    human_against_others,
+    nearest_captions,
+    score_captions,
+    single_best_caption,
+)
 from .preparation import autocast, prepare_pairs
+from .storage import replacing
 from .training import evaluate
 from .visualize import save_attention, save_captioned_picture
 from .vocabulary import decode_captions, tokenize
@@ -27,6 +37,14 @@ def get_test_parser(cell):
         "--image", nargs="+", metavar="PATH", help="caption these pictures, folders or patterns; no data is loaded"
     )
     what.add_argument("--data", metavar="FILE", help="default: the file named in the checkpoint")
+    what.add_argument(
+        "--metrics",
+        action="store_true",
+        help="BLEU, ROUGE-L and CIDEr; written to OUT/metrics.json with scores per image",
+    )
+    what.add_argument(
+        "--baselines", action="store_true", help="with --metrics: what trivial captions and humans would score"
+    )
     what.add_argument("--split", choices=SPLITS, default="val", help="what to evaluate on (%(default)s)")
     decoding = parser.add_argument_group("decoding")
     decoding.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="words (%(default)s)")
@@ -131,17 +149,91 @@ def evaluate_data(captioner, checkpoint, args):
         f"{args.split}: {len(split)} captions of {len(split.images)} pictures; loss {per_caption:.3f} nats per "
         f"caption, {per_word:.3f} nats per word, perplexity {math.exp(min(per_word, 99)):.2f} per word"
     )
-    decoding = decoding_settings(args)
-    if split.references:
+    decoding, out = decoding_settings(args), args.out or Path("outputs")
+    if split.references or args.metrics:
         captions = captioner.caption_features(pairs.features, args.batch_size, **decoding)
         right = sum(
-            caption.tokens in map(tokenize, references) for caption, references in zip(captions, split.references)
+            caption.tokens in map(tokenize, texts) for caption, texts in zip(captions, references_of(split, data))
         )
         print(f"{args.split}: {right / len(captions):.1%} of the captions are word for word one of their references")
-    out = args.out or Path("outputs")
+        if args.metrics:
+            print_metrics(captioner, data, pairs, captions, out, args)
     for name in ("train", "val"):
         draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding)
     print(f"pictures: {out}")
+
+
+def references_of(split, data):
+    """The raw references of every image; where the file has none, its captions, as far as the vocabulary knows them."""
+    if split.references:
+        return split.references
+    references = [[] for _ in range(len(split.images))]
+    for image, text in zip(split.image_index.tolist(), decode_captions(split.captions, data.idx_to_token)):
+        references[image].append(text)
+    return references
+
+
+def print_metrics(captioner, data, pairs, captions, out, args):
+    """Scores of a split's captions, beside what they have to be compared with; and the same as JSON."""
+    split = data.splits[args.split]
+    references = references_of(split, data)
+    if not can_score(references):
+        raise InputError(f"{data.source}: the {args.split} split has too few references to score captions against")
+    texts = [caption.text for caption in captions]
+    scores, per_image = score_captions(texts, references)
+    rows = {"the model": scores}
+    if args.baselines:
+        rows |= baselines(captioner, data, pairs, references, args)
+    counts = [len(of_image) for of_image in references]
+    settings = {k: getattr(args, k) for k in ("max_length", "beam", "length_penalty", "temperature", "top_k", "top_p")}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    known = "" if split.references else ", cut and without the words that the vocabulary does not know"
+    print(
+        f"{args.split}: {len(texts)} images, {min(counts)} to {max(counts)} references each{known}; decoding: "
+        + ", ".join(f"{name} {value}" for name, value in settings.items())
+    )
+    if max(counts) == 1:
+        print("one reference per image: these scores are far below those that are usual with five")
+    print(f"{'in percent':<44}" + "".join(f"{name:>9}" for name in METRICS))
+    for name, row in rows.items():
+        print(f"{name:<44}" + "".join(f"{row[metric]:9.1f}" for metric in METRICS))
+    varied = diversity(texts)
+    print(f"{varied['distinct']:.1%} of the captions are distinct, with {varied['words_used']} different words")
+    images = [
+        {"image": split.image_names[i] if split.image_names else i, "caption": texts[i]}
+        | {"log_prob": captions[i].log_prob, "references": references[i]}
+        | {metric: per_image[metric][i] for metric in METRICS}
+        for i in range(len(texts))
+    ]
+    result = {"data": data.source, "split": args.split, "checkpoint": str(args.checkpoint), "decoding": settings}
+    result |= {"scores": rows, "diversity": varied, "images": images}
+    with replacing(out / "metrics.json") as unfinished:
+        unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    print(f"scores per image: {out / 'metrics.json'}")
+
+
+def baselines(captioner, data, pairs, references, args):
+    """What captions would score that need no model of language, or no model at all: a dict of rows."""
+    train = prepare_pairs(captioner.model, data, "train", device=args.device, precision=args.precision)
+    texts = decode_captions(train.captions, data.idx_to_token)
+    rows, count = {}, len(references)
+    best = single_best_caption(texts, references)
+    rows[f'"{best}" for every image'[:42]] = score_captions([best] * count, references)[0]
+    first = {image: text for image, text in zip(reversed(train.image_index.tolist()), reversed(texts))}
+    described = torch.tensor(sorted(first))
+
+    def look(features):  # pooled, each channel with mean 0 and variance 1
+        return (captioner.model.seen_by_cell(features).mean((2, 3)) - mean) / std
+
+    mean, std = captioner.model.feature_mean.flatten().cpu(), captioner.model.feature_std.flatten().cpu()
+    near = nearest_captions(
+        look(pairs.features), look(train.features[described]), [first[i] for i in described.tolist()]
+    )
+    rows["the nearest training image's caption"] = score_captions(near, references)[0]
+    human, others = human_against_others(references)
+    if len(human) > 1:
+        rows["a human's caption, against the others'"] = score_captions(human, others)[0]
+    return rows
 
 
 def check_fit(captioner, data, checkpoint, args):

@@ -11,7 +11,9 @@ from .command import SCRIPTS, ArgumentParser, device, positive, probability
 from .data.files import COCO_BYTES, COCO_PATH, download, load_captions
 from .encoder import ImageEncoder
 from .errors import InputError
-from .inference import default_device
+from .inference import PictureCaptioner, default_device
+from .layers import evaluating
+from .metrics import can_score, score_captions
 from .preparation import autocast, prepare_pairs, standardize_features
 from .training import BATCHINGS, Trainer, write_log
 from .visualize import save_loss_curve
@@ -62,6 +64,10 @@ def get_train_parser(cell):
     training.add_argument("--schedule", choices=["cosine", "constant"], default="cosine", help="(%(default)s)")
     training.add_argument("--clip", type=float, default=5.0, metavar="X", help="gradient norm; 0: off (%(default)s)")
     training.add_argument("--weight-decay", type=float, default=1e-2, metavar="X", help="(%(default)s)")
+    training.add_argument("--label-smoothing", type=probability, default=0.0, metavar="P", help="(%(default)s)")
+    training.add_argument(
+        "--patience", type=int, default=0, metavar="N", help="stop N epochs after the best one; 0: never (%(default)s)"
+    )
     training.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
@@ -99,13 +105,23 @@ def train_main(cell, arguments=None):
             if trainer.step == trainer.history[-1]["step"]:
                 print_epoch(trainer.history[-1], args.epochs)
 
-    trainer = Trainer(captioner, train, val, args, save, autocast=autocast(args.device, args.precision))
+    references = data.splits["val"].references
+
+    def score():
+        return validation_cider(captioner, val, references, args)
+
+    precision = autocast(args.device, args.precision)
+    trainer = Trainer(captioner, train, val, args, save, precision, score if can_score(references) else None)
     if args.resume:
         resume(trainer, args.out / f"{cell}_last.pt" if args.resume is True else Path(args.resume), cell, data)
     if not trainer.run():
         print(f"saved: {args.out / cell}_last.pt after step {trainer.step}; the same command with --resume goes on")
         raise KeyboardInterrupt
-    print(f"best: {args.out / cell}_best.pt, {trainer.best:.3f} nats per word")
+    cider = f", CIDEr {trainer.best['val_cider']:.1f}" if "val_cider" in trainer.best else ""
+    print(
+        f"best: {args.out / cell}_best.pt, of epoch {trainer.best['epoch']}: "
+        f"{trainer.best['val_loss_per_word']:.3f} nats per word{cider}"
+    )
     print(f"next: python test_{SCRIPTS[cell]}.py --checkpoint {args.out / cell}_best.pt --image PHOTO")
 
 
@@ -150,6 +166,7 @@ def make_captioner(cell, data, args):
         image_encoder=encoder,
         dropout=args.dropout,
         feature_dropout=args.feature_dropout,
+        label_smoothing=args.label_smoothing,
         **({} if cell == "attn" else {"image_input": args.image_input, "image_norm": args.image_norm}),
     ).to(args.device)
     trained = sum(p.numel() for p in captioner.parameters() if p.requires_grad)
@@ -180,6 +197,17 @@ def make_pairs(captioner, data, args):
     return train, val
 
 
+def validation_cider(captioner, val, references, args):
+    """CIDEr of the greedy captions of the validation images, in percent."""
+    inference, precision = PictureCaptioner(captioner, None, args.device), autocast(args.device, args.precision)
+    with evaluating(captioner), precision():
+        if val.features is not None:
+            captions = inference.caption_features(val.features, args.batch_size)
+        else:
+            captions = inference.caption_images(val.images)
+    return score_captions([caption.text for caption in captions], references)[0]["CIDEr"]
+
+
 def resume(trainer, path, cell, data):
     checkpoint = load_checkpoint(path)
     if checkpoint["cell"] != cell or checkpoint["idx_to_token"] != data.idx_to_token:
@@ -194,9 +222,11 @@ def resume(trainer, path, cell, data):
 
 
 def print_epoch(row, epochs):
+    cider = f", CIDEr {row['val_cider']:.1f}" if "val_cider" in row else ""
     print(
         f"epoch {row['epoch']}/{epochs}: train {row['train_loss']:.3f}, val {row['val_loss']:.3f} nats per caption; "
-        f"val {row['val_loss_per_word']:.3f} nats per word, perplexity {row['val_perplexity']:.2f}; "
+        f"val {row['val_loss_per_word']:.3f} nats per word, perplexity {row['val_perplexity']:.2f}"
+        f"{cider}; "
         f"{row['captions_per_second']:.0f} captions/s, {row['seconds']:.0f} s",
         flush=True,
     )

@@ -32,7 +32,7 @@ class PictureCaptioner:
     """
 
     def __init__(self, model, stored_size, device="cpu"):
-        self.model, self.stored_size, self.device = model.to(device).eval(), stored_size, device
+        self.model, self.stored_size, self.device = model.to(device), stored_size, device
 
     def caption(self, picture, **decoding):
         """The caption of a picture.

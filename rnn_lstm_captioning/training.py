@@ -94,28 +94,35 @@ def learning_rate_factor(schedule, step, total_steps):
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
 
 
+def merit(row):
+    """What the best epoch has most of: CIDEr where it was measured, else a low validation loss."""
+    return row.get("val_cider", -row["val_loss_per_word"])
+
+
 class Trainer:
     """Trains a captioner, and can stop after any step and go on from there.
 
     Args: captioner; train and val, :class:`Pairs`; settings, the parsed command line; save, called
         with "last" or "best" and this trainer whenever a checkpoint is due; autocast, a function
-        that returns the context in which the loss is computed.
+        that returns the context in which the loss is computed; score, a function that returns the
+        CIDEr of the captions that the captioner now writes for val, or None: then the best epoch is
+        the one with the lowest validation loss.
     """
 
-    def __init__(self, captioner, train, val, settings, save, autocast):
+    def __init__(self, captioner, train, val, settings, save, autocast, score=None):
         self.captioner, self.train, self.val = captioner, train, val
-        self.settings, self.save, self.autocast = settings, save, autocast
+        self.settings, self.save, self.autocast, self.score = settings, save, autocast, score
         optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
         parameters = [p for p in captioner.parameters() if p.requires_grad]
+        matrices, vectors = ([p for p in parameters if (p.dim() > 1) == wanted] for wanted in (True, False))
         self.optimizer = optimizer(
-            parameters,
+            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
             fused=parameters[0].device.type in ("cpu", "cuda"),  # one pass over memory
         )
         self.steps_per_epoch = len(train.batches(settings.batch_size, settings.batching, torch.Generator()))
         self.total_steps = settings.epochs * self.steps_per_epoch
-        self.step, self.best, self.history = 0, math.inf, []
+        self.step, self.history, self.best = 0, [], None  # best: its row of the history
 
     def run(self):
         """Train to the last epoch. Returns False if Ctrl-C ended it before; a checkpoint is saved either way."""
@@ -126,8 +133,15 @@ class Trainer:
                 else:
                     self.save("last", self)
                 if interruption.noticed:
+                    return self.step == self.total_steps
+                if self.out_of_patience():
                     break
-        return self.step == self.total_steps
+        return True
+
+    def out_of_patience(self):
+        """Whether the best epoch is too long ago."""
+        patience, last = self.settings.patience, self.history[-1]["epoch"]
+        return bool(patience) and self.step < self.total_steps and last - self.best["epoch"] >= patience
 
     def train_one_epoch(self, interruption):
         """From the current step to the end of its epoch. Returns False if interrupted before that."""
@@ -180,10 +194,12 @@ class Trainer:
             row |= {f"{name}_loss": per_caption, f"{name}_loss_per_word": per_word}
             row[f"{name}_perplexity"] = math.exp(min(per_word, 99))
         row["captions_per_second"] = self.captions_per_second
+        if self.score:
+            row["val_cider"] = self.score()
         row["seconds"] = time.monotonic() - self.epoch_start
         self.history.append(row)
-        if row["val_loss_per_word"] < self.best:
-            self.best = row["val_loss_per_word"]
+        if self.best is None or merit(row) > merit(self.best):
+            self.best = row
             self.save("best", self)
         self.save("last", self)
 

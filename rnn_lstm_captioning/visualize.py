@@ -51,7 +51,7 @@ def save_contact_sheet(path, images, texts, columns=4):
     figure = Figure(figsize=(2.6 * columns, 3.2 * rows), layout="constrained")
     for axes, image, text in zip(figure.subplots(rows, columns, squeeze=False).flat, images, texts):
         axes.imshow(image.permute(1, 2, 0).numpy())
-        axes.set_title(fill(text, 32), y=-0.02, va="top", fontsize=8)
+        axes.set_title(fill(text, 32), y=-0.06, va="top", fontsize=8)
     for axes in figure.axes:
         axes.set_axis_off()
     _save_figure(figure, path)

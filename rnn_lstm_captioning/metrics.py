@@ -1,0 +1,106 @@
+"""BLEU, ROUGE-L and CIDEr of captions against human references, through pycocoevalcap (no Java).
+
+All scores are in percent: CIDEr is 100 times pycocoevalcap's, whose ``Cider`` is the D form. Captions and
+references pass through the project's own tokeniser, so punctuation and capitals count nowhere.
+
+Sources: Papineni et al. (2002), Lin (2004), Vedantam, Zitnick and Parikh (2015, CIDEr).
+"""
+
+from collections import Counter
+
+import torch
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+
+from .vocabulary import tokenize
+
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
+
+
+def can_score(references):
+    """Whether references (a list of N lists of strings, or None) are enough to score captions against."""
+    return references is not None and len(references) > 1 and all(any(map(tokenize, texts)) for texts in references)
+
+
+def score_captions(captions, references):
+    """Score one caption per image.
+
+    Args: captions, a list of N strings; references, a list of N lists of strings.
+    Returns: a dict: metric -> score of the whole set, and a dict: metric -> list of N scores. CIDEr weighs
+        words by how rare they are in the references of the set, so it depends on the set, and needs
+        more than one image. Raises: ValueError if the lists differ in length, an image has no reference
+        with a word in it, or there are fewer than two images.
+    """
+    if len(captions) != len(references):
+        raise ValueError(f"there are {len(captions)} captions, but references for {len(references)} images")
+    if len(captions) < 2:
+        raise ValueError("CIDEr needs at least two images")
+    given = {i: [" ".join(tokenize(caption))] for i, caption in enumerate(captions)}
+    truth = {}
+    for i, texts in enumerate(references):
+        truth[i] = [text for text in (" ".join(tokenize(text)) for text in texts) if text]
+        if not truth[i]:
+            raise ValueError(f"image {i} has no reference with a word in it")
+    total, each = {}, {}
+    bleu, bleu_each = Bleu(4).compute_score(truth, given, verbose=0)
+    for name, value, values in zip(METRICS, bleu, bleu_each):
+        total[name], each[name] = 100 * value, [100 * v for v in values]
+    for name, metric in (("ROUGE-L", Rouge()), ("CIDEr", Cider())):
+        value, values = metric.compute_score(truth, given)
+        total[name], each[name] = 100 * float(value), [100 * float(v) for v in values]
+    return total, each
+
+
+def diversity(captions):
+    """How much captions differ: a dict with the share of distinct ones, and the number of different words."""
+    return {
+        "distinct": len(set(captions)) / len(captions),
+        "words_used": len({word for caption in captions for word in caption.split()}),
+    }
+
+
+# --------------------------------------------------------------- what a score has to be compared with
+
+
+def single_best_caption(train_captions, references, candidates=100):
+    """The one caption of the training set that scores best, by BLEU-4, when it is given to every image.
+
+    Args: train_captions, a list of strings; references, a list of N lists of strings; candidates, how
+        many are tried: those whose word pairs occur in the references of the most images.
+    """
+    pairs = Counter()
+    for texts in references:
+        pairs.update({pair for text in texts for pair in _pairs(tokenize(text))})
+
+    def commonness(caption):
+        found = [pairs[pair] for pair in _pairs(tokenize(caption))]
+        return sum(found) / len(found) if len(found) >= 5 else 0
+
+    best = sorted(dict.fromkeys(train_captions), key=commonness, reverse=True)[:candidates]
+    return max(best, key=lambda caption: score_captions([caption] * len(references), references)[0]["BLEU-4"])
+
+
+def _pairs(words):
+    return list(zip(words, words[1:]))
+
+
+def nearest_captions(features, train_features, train_captions):
+    """For every image a caption of the training image that looks most alike.
+
+    Args: features (N, C) and train_features (M, C), standardised; train_captions, a list of M strings.
+    Returns: a list of N strings.
+    """
+    unit = torch.nn.functional.normalize
+    nearest = (unit(features.float()) @ unit(train_features.float()).T).argmax(dim=1)
+    return [train_captions[i] for i in nearest.tolist()]
+
+
+def human_against_others(references):
+    """One human's caption of each image, and the other humans' captions to score it against.
+
+    Args: references, a list of N lists of strings. Returns: captions and references of the images that
+        have at least two.
+    """
+    enough = [texts for texts in references if len(texts) > 1]
+    return [texts[0] for texts in enough], [texts[1:] for texts in enough]

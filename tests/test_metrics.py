@@ -1,0 +1,93 @@
+"""Metrics: equal to the library on the same strings, and to small cases worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+
+from rnn_lstm_captioning.metrics import (
+    METRICS,
+    can_score,
+    diversity,
+    human_against_others,
+    nearest_captions,
+    score_captions,
+    single_best_caption,
+)
+
+REFERENCES = [
+    ["A dog runs .", "a brown dog is running", "The dog!"],
+    ["Two men play football", "men playing a game"],
+    ["a red car on a street", "A car is parked ."],
+]
+
+
+def test_equal_to_the_library_on_the_same_strings():
+    captions = ["a dog is running", "two dogs", "a car on the street"]
+    total, each = score_captions(captions, REFERENCES)
+    given = {0: ["a dog is running"], 1: ["two dogs"], 2: ["a car on the street"]}
+    truth = {
+        0: ["a dog runs", "a brown dog is running", "the dog"],
+        1: ["two men play football", "men playing a game"],
+        2: ["a red car on a street", "a car is parked"],
+    }
+    bleu, bleu_each = Bleu(4).compute_score(truth, given, verbose=0)
+    rouge, rouge_each = Rouge().compute_score(truth, given)
+    cider, cider_each = Cider().compute_score(truth, given)
+    expected = [*bleu, rouge, cider]
+    assert [total[name] for name in METRICS] == pytest.approx([100 * float(v) for v in expected])
+    for name, values in zip(METRICS, [*bleu_each, rouge_each, cider_each]):
+        assert each[name] == pytest.approx([100 * float(v) for v in values])
+
+
+def test_bleu_by_hand():
+    # one caption of 4 words, 3 of them in a reference of 4: precisions 3/4, 2/3 (a b, b c); no penalty
+    total, _ = score_captions(["a b c x", "k l m n"], [["a b c d"], ["k l m n"]])
+    assert total["BLEU-1"] == pytest.approx(100 * 7 / 8, rel=1e-6)
+    assert total["BLEU-2"] == pytest.approx(100 * math.sqrt(7 / 8 * 5 / 6), rel=1e-6)
+    # a word counts only as often as a reference has it; half the length costs exp(1 - 2)
+    total, _ = score_captions(["the the", "a b"], [["the cat sat here"], ["a b c d"]])
+    assert total["BLEU-1"] == pytest.approx(100 * 3 / 4 * math.exp(-1), rel=1e-6)
+
+
+def test_rouge_and_cider_by_hand():
+    # the longest common subsequence of "a b x" and "a c b d" is "a b": recall 2/4, precision 2/3, beta 1.2
+    total, each = score_captions(["a b x", "q r s t"], [["a c b d"], ["q r s t"]])
+    recall, precision, beta = 2 / 4, 2 / 3, 1.2
+    assert each["ROUGE-L"][0] == pytest.approx(
+        100 * (1 + beta**2) * recall * precision / (recall + beta**2 * precision)
+    )
+    # a caption equal to its only reference has cosine 1 for each n, times 10; nothing in common: 0
+    assert each["CIDEr"][1] == pytest.approx(1000)
+    total, each = score_captions(["q r s t", "a c b d"], [["a c b d"], ["q r s t"]])
+    assert each["CIDEr"] == [0, 0] and total["BLEU-1"] < 1e-6
+
+
+def test_an_empty_caption_scores_nothing():
+    total, each = score_captions(["", "two men play football"], REFERENCES[:2])
+    assert each["CIDEr"][0] == 0 and each["BLEU-1"][0] < 1e-6 and math.isfinite(total["BLEU-4"])
+
+
+def test_what_cannot_be_scored_is_refused():
+    with pytest.raises(ValueError, match="2 captions, but references for 3 images"):
+        score_captions(["a", "b"], REFERENCES)
+    with pytest.raises(ValueError, match="at least two images"):
+        score_captions(["a"], REFERENCES[:1])
+    with pytest.raises(ValueError, match="image 1 has no reference with a word in it"):
+        score_captions(["a", "b"], [["a"], [" . "]])
+    assert can_score(REFERENCES) and not can_score(None)
+    assert not can_score(REFERENCES[:1]) and not can_score([["a"], []]) and not can_score([["a"], ["."]])
+
+
+def test_reference_rows():
+    train = ["a dog runs in the park", "a man is on a street", "one two three four five six"]
+    references = [["a man is walking", "a man is on grass"], ["a man is on a bike"], ["the man is on a street"]]
+    assert single_best_caption(train, references) == train[1]
+    features, others = torch.eye(3), torch.tensor([[0.1, 2, 0], [5, 1, 0], [0, 0.2, 0.1]])
+    assert nearest_captions(features, others, ["b", "a", "c"]) == ["a", "b", "c"]
+    captions, others = human_against_others(REFERENCES + [["alone"]])
+    assert captions[1] == "Two men play football" and others[1] == ["men playing a game"] and len(captions) == 3
+    assert diversity(["a b", "a b", "c"]) == {"distinct": 2 / 3, "words_used": 3}
