@@ -23,6 +23,7 @@ from .metrics import (
     single_best_caption,
 )
 from .preparation import autocast, prepare_pairs
+from .report import save_results_page
 from .storage import replacing
 from .training import evaluate
 from .visualize import save_attention, save_captioned_picture
@@ -40,7 +41,7 @@ def get_test_parser(cell):
     what.add_argument(
         "--metrics",
         action="store_true",
-        help="BLEU, ROUGE-L and CIDEr; written to OUT/metrics.json with scores per image",
+        help="BLEU, ROUGE-L and CIDEr, and OUT/metrics.json and results.html",
     )
     what.add_argument(
         "--baselines", action="store_true", help="with --metrics: what trivial captions and humans would score"
@@ -188,9 +189,9 @@ def print_metrics(captioner, data, pairs, captions, out, args):
     settings = {k: getattr(args, k) for k in ("max_length", "beam", "length_penalty", "temperature", "top_k", "top_p")}
     settings = {name: value for name, value in settings.items() if value is not None}
     known = "" if split.references else ", cut and without the words that the vocabulary does not know"
+    decoded = ", ".join(f"{name} {value}" for name, value in settings.items())
     print(
-        f"{args.split}: {len(texts)} images, {min(counts)} to {max(counts)} references each{known}; decoding: "
-        + ", ".join(f"{name} {value}" for name, value in settings.items())
+        f"{args.split}: {len(texts)} images, {min(counts)} to {max(counts)} references each{known}; decoding: {decoded}"
     )
     if max(counts) == 1:
         print("one reference per image: these scores are far below those that are usual with five")
@@ -209,7 +210,9 @@ def print_metrics(captioner, data, pairs, captions, out, args):
     result |= {"scores": rows, "diversity": varied, "images": images}
     with replacing(out / "metrics.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
-    print(f"scores per image: {out / 'metrics.json'}")
+    title = f"{args.checkpoint} on {data.source}, {args.split}"
+    save_results_page(out / "results.html", title, decoded, rows, split.images, captions, references, per_image)
+    print(f"scores per image: {out / 'metrics.json'}; best, median and worst captions: {out / 'results.html'}")
 
 
 def baselines(captioner, data, pairs, references, args):
@@ -218,7 +221,8 @@ def baselines(captioner, data, pairs, references, args):
     texts = decode_captions(train.captions, data.idx_to_token)
     rows, count = {}, len(references)
     best = single_best_caption(texts, references)
-    rows[f'"{best}" for every image'[:42]] = score_captions([best] * count, references)[0]
+    print(f"the single best caption: {best}")
+    rows["the single best caption for every image"] = score_captions([best] * count, references)[0]
     first = {image: text for image, text in zip(reversed(train.image_index.tolist()), reversed(texts))}
     described = torch.tensor(sorted(first))
 

@@ -1,5 +1,6 @@
 """Pictures: the loss curve, a captioned photograph, and where the attention looks. No screen needed."""
 
+import io
 import math
 from textwrap import fill
 
@@ -89,29 +90,48 @@ def attention_visualizer(img, attn_weights, token):
     return pil_to_tensor(canvas)
 
 
-def save_attention(stem, image, words, attn_weights, side=224):
-    """Where the model looked for each word: ``stem_attention.png``, all words side by side, and
-    ``stem_attention.gif``, the moving gaze.
+def attention_frames(image, words, attn_weights, side=224):
+    """A list of pictures as :func:`attention_visualizer` makes them, one for each word.
 
     Args: image uint8 (3, S, S); words, a list of T strings; attn_weights (T or more, grid_h, grid_w).
     """
-    image = torch.nn.functional.interpolate(image[None].float(), (side, side), mode="bicubic", antialias=True)
-    image = image[0].round().clamp(0, 255).byte()
-    frames = [attention_visualizer(image, weights, word) for word, weights in zip(words, attn_weights)]
-    if not frames:
-        return
-    columns = min(len(frames) + 1, 6)
+    image = _enlarged(image, side)
+    return [attention_visualizer(image, weights, word) for word, weights in zip(words, attn_weights)]
+
+
+def attention_sheet(image, frames, columns=6):
+    """The picture and its :func:`attention_frames` side by side, in rows: uint8 (3, height, width)."""
     plain = torch.full_like(frames[0], 255)
-    plain[:, BAND:] = image
+    plain[:, BAND:] = _enlarged(image, frames[0].shape[2])
+    columns = min(len(frames) + 1, columns)
     tiles = [plain, *frames]
     tiles += [torch.full_like(plain, 255)] * (-len(tiles) % columns)
-    rows = math.ceil(len(tiles) / columns)
-    grid = torch.cat([torch.cat(tiles[r * columns : (r + 1) * columns], dim=2) for r in range(rows)], dim=1)
+    return torch.cat([torch.cat(tiles[k : k + columns], dim=2) for k in range(0, len(tiles), columns)], dim=1)
+
+
+def save_attention(stem, image, words, attn_weights):
+    """Where the model looked for each word: ``stem_attention.png``, all words side by side, and
+    ``stem_attention.gif``, the moving gaze. Arguments: see :func:`attention_frames`."""
+    frames = attention_frames(image, words, attn_weights)
+    if not frames:
+        return
     with replacing(f"{stem}_attention.png") as unfinished:
-        _as_pil(grid).save(unfinished)
+        _as_pil(attention_sheet(image, frames)).save(unfinished)
     first, *rest = map(_as_pil, frames)
     with replacing(f"{stem}_attention.gif") as unfinished:
         first.save(unfinished, save_all=True, append_images=rest, duration=700, loop=0)
+
+
+def jpeg_bytes(image):
+    """A picture, uint8 (3, height, width), as the bytes of a JPEG file."""
+    buffer = io.BytesIO()
+    _as_pil(image).save(buffer, "jpeg", quality=85)
+    return buffer.getvalue()
+
+
+def _enlarged(image, side):
+    image = torch.nn.functional.interpolate(image[None].float(), (side, side), mode="bicubic", antialias=True)
+    return image[0].round().clamp(0, 255).byte()
 
 
 def _as_pil(image):

@@ -68,6 +68,48 @@ def test_evaluation_prints_loss_and_draws_samples(trained, tmp_path, capsys):
     assert all(("attention" in name) == (name not in expected) for name in names)
 
 
+def test_metrics_and_baselines(trained, tmp_path, capsys):
+    cell, out = trained
+    checkpoint = ["--checkpoint", str(out / f"{cell}_best.pt"), "--out", str(tmp_path), "--num-samples", "0"]
+    test_main(cell, [*checkpoint, "--metrics", "--baselines", "--beam", "2"])
+    printed = capsys.readouterr().out
+    assert "val: 4 images, 5 to 5 references each; decoding: max_length 15, beam 2, length_penalty 0.0" in printed
+    for row in ("the model", "for every image", "the nearest training image's caption", "a human's caption"):
+        assert row in printed
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert len(result["images"]) == 4 and len(result["images"][0]["references"]) == 5
+    assert result["scores"]["the model"]["CIDEr"] == pytest.approx(sum(i["CIDEr"] for i in result["images"]) / 4)
+    assert f"{result['scores']['the model']['BLEU-4']:.1f}" in printed
+    human = result["scores"]["a human's caption, against the others'"]
+    assert human["CIDEr"] > result["scores"]["the model"]["CIDEr"]  # after two epochs
+
+
+def test_one_reference_per_image_is_said(scenes_file, tmp_path, capsys):
+    data = torch.load(scenes_file, weights_only=True)
+    for split in ("train", "val"):
+        first = [(data[f"{split}_image_index"] == k).nonzero()[0].item() for k in range(len(data[f"{split}_images"]))]
+        data[f"{split}_captions"] = data[f"{split}_captions"][first]
+        del data[f"{split}_image_index"], data[f"{split}_references"]  # as in the course's coco.pt
+    torch.save(data, tmp_path / "coco.pt")
+    train("rnn", tmp_path / "coco.pt", tmp_path, "--epochs", "1")
+    log = (tmp_path / "rnn_log.csv").read_text()
+    assert "cider" not in log
+    capsys.readouterr()
+    test_main("rnn", ["--checkpoint", str(tmp_path / "rnn_best.pt"), "--out", str(tmp_path), "--metrics"])
+    assert "one reference per image: these scores are far below" in capsys.readouterr().out
+
+
+def test_patience_ends_a_run_and_the_best_epoch_is_kept(scenes_file, tmp_path, monkeypatch, capsys):
+    from rnn_lstm_captioning import cli_train
+
+    ciders = iter([10.0, 30.0, 20.0, 25.0, 99.0])
+    monkeypatch.setattr(cli_train, "validation_cider", lambda *_: next(ciders))
+    train("rnn", scenes_file, tmp_path, "--epochs", "9", "--patience", "2")
+    assert "of epoch 2: " in capsys.readouterr().out
+    with open(tmp_path / "rnn_log.csv") as file:
+        assert [row["val_cider"] for row in csv.DictReader(file)] == ["10", "30", "20", "25"]
+
+
 def test_pictures_are_captioned_without_data(trained, tmp_path, capsys):
     cell, out = trained
     Image.new("RGB", (300, 200), "blue").save(tmp_path / "blue.jpg")

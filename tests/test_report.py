@@ -1,0 +1,47 @@
+from html.parser import HTMLParser
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnn_lstm_captioning.inference import Caption
+from rnn_lstm_captioning.report import choose_examples, save_results_page
+
+
+@given(st.lists(st.floats(0, 1000), max_size=40), st.integers(1, 9))
+def test_examples_are_the_best_the_median_and_the_worst(scores, count):
+    chosen = choose_examples(scores, count)
+    rows = [row for part in chosen.values() for row in part]
+    assert len(set(rows)) == len(rows) == 3 * min(count, len(scores) // 3)
+    values = [scores[row] for row in rows]
+    assert values == sorted(values, reverse=True)
+    if rows:
+        assert values[0] == max(scores) and values[-1] == min(scores)
+
+
+def test_the_page_is_one_file_with_pictures_and_escaped_text(tmp_path):
+    N = 7
+    images = torch.randint(0, 256, (N, 3, 40, 40), dtype=torch.uint8)
+    captions = [Caption(f"<b>{k} & one", ["<b>", "&"], -1.0, torch.full((2, 2, 2), 0.25)) for k in range(N)]
+    captions[3] = Caption("", [], -9.0, torch.zeros(0, 2, 2))
+    per_image = {"BLEU-4": [1.0] * N, "CIDEr": [float(k) for k in range(N)]}
+    rows = {"the model": {"BLEU-4": 12.34, "CIDEr": 5.0}}
+    references = [["a <i>dog</i>"], *[["x", "y"]] * (N - 1)]
+    save_results_page(tmp_path / "r.html", "a < b", "beam 5", rows, images, captions, references, per_image, count=2)
+
+    class Reader(HTMLParser):
+        tags, text = [], ""
+
+        def handle_starttag(self, tag, attributes):
+            self.tags.append((tag, dict(attributes)))
+
+        def handle_data(self, data):
+            self.text += data
+
+    reader = Reader()
+    reader.feed((tmp_path / "r.html").read_text())
+    pictures = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
+    assert len(pictures) == 11 and all(src.startswith("data:image/jpeg;base64,") for src in pictures)  # 6 + 5
+    assert not any(tag in ("b", "i") for tag, _ in reader.tags)
+    assert "<b>6 & one" in reader.text and "a <i>dog</i>" in reader.text and "12.3" in reader.text
+    assert reader.text.index("<b>6 &") < reader.text.index("<b>0 &")
