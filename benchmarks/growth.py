@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from matplotlib.figure import Figure
 
 from rnn_lstm_captioning import LSTM
-from rnn_lstm_captioning.layers import CHUNK, Affine, projected_softmax_loss
+from rnn_lstm_captioning.layers import CHUNK, ROWS, Affine, projected_softmax_loss
 
 BASE = {"N": 64, "T": 16, "H": 256, "V": 2000}
 GROWTH = {"N": [16, 64, 256, 1024], "T": [8, 16, 32, 64], "H": [128, 256, 512, 1024], "V": [1000, 4000, 16000, 64000]}
@@ -56,7 +56,7 @@ def measure(N, T, H, V):
 
 def theory(N, T, H, V):
     """(GFLOP, MB) of a step."""
-    floats = N * T * (2 * D + 15 * H) + (D + H + 1) * 4 * H + 2 * (H + 1) * V + 4 * min(N * T * V, CHUNK)
+    floats = N * T * (2 * D + 15 * H) + (D + H + 1) * 4 * H + 2 * (H + 1) * V + 4 * min(N * T * V, max(CHUNK, ROWS * V))
     return 6e-9 * N * T * ((D + H) * 4 * H + H * V), 4 * floats / 2**20
 
 

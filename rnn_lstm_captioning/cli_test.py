@@ -22,7 +22,7 @@ from .metrics import (
     score_captions,
     single_best_caption,
 )
-from .preparation import autocast, prepare_pairs
+from .preparation import autocast, pool, prepare_pairs
 from .report import save_results_page
 from .storage import replacing
 from .training import evaluate
@@ -227,7 +227,7 @@ def baselines(captioner, data, pairs, references, args):
     described = torch.tensor(sorted(first))
 
     def look(features):  # pooled, each channel with mean 0 and variance 1
-        return (captioner.model.seen_by_cell(features).mean((2, 3)) - mean) / std
+        return (pool(features).flatten(1) - mean) / std
 
     mean, std = captioner.model.feature_mean.flatten().cpu(), captioner.model.feature_std.flatten().cpu()
     near = nearest_captions(

@@ -8,7 +8,8 @@ from torch import nn
 from .cells.arithmetic import addmm, matmul
 from .cells.shapes import at_autocast_precision
 
-CHUNK = 2**21  # scores held at a time: 8 MB in float32
+CHUNK = 2**21  # scores held at a time: 8 MB in float32,
+ROWS = 128  # but of no fewer rows than this: every chunk adds to all of dW
 
 
 class WordEmbedding(nn.Module):
@@ -137,7 +138,7 @@ class _ProjectedLoss(torch.autograd.Function):
         if with_gradients:
             dh, dW, db = ctx.gradients = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
         W_used, b_used = W.to(h.dtype), b.to(h.dtype)  # under autocast, h comes in bf16
-        step = max(1, CHUNK // W.shape[1])
+        step = max(ROWS, CHUNK // W.shape[1])
         for start in range(0, len(h), step):
             rows = slice(start, start + step)
             scores = addmm(b_used, h[rows], W_used)  # (rows, V)

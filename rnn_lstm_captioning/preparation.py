@@ -36,8 +36,13 @@ def prepare_pairs(
         captioner.image_encoder, split.images, stem, data.identity, device, precision, progress=progress
     )  # fmt: skip
     if captioner.cell_type != "attn":  # the grid is not needed again: pool once, not in every batch
-        features = torch.cat([captioner.seen_by_cell(part.to(device)).half().cpu() for part in features.split(1024)])
+        features = pool(features)
     return Pairs(split.captions, split.image_index, features=features)
+
+
+def pool(features):
+    """The mean over the grid: float16 (M, C, grid_h, grid_w) -> (M, C, 1, 1), in parts that fit into memory."""
+    return torch.cat([part.float().mean((2, 3), keepdim=True).half() for part in features.split(1024)])
 
 
 def standardize_features(captioner, train, weights):

@@ -211,12 +211,16 @@ class Trainer:
             "best": self.best,
             "history": self.history,
             "random_state": torch.get_rng_state(),
+            "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
     def load_state_dict(self, state):
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         torch.set_rng_state(state["random_state"])
+        states = state.get("cuda_random_states", [])
+        if states and len(states) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(states)
 
 
 class _Interruption:

@@ -241,10 +241,8 @@ def sheet(data, splits, count=12):
 
 def encode_splits(data, splits, args, report):
     """Add the vocabulary (of the training captions) and the encoded captions to the data."""
-    words = {split: [[tokenize(text) for text in texts] for texts in data[f"{split}_references"]] for split in splits}
-    tokens, counts = build_vocabulary(
-        (caption for captions in words["train"] for caption in captions), args.word_threshold
-    )
+    train_texts = (text for texts in data["train_references"] for text in texts)
+    tokens, counts = build_vocabulary(map(tokenize, train_texts), args.word_threshold)
     token_to_idx = {token: index for index, token in enumerate(tokens)}
     data["vocab"] = {"idx_to_token": tokens, "token_to_idx": token_to_idx}
     covered = sum(counts[token] for token in tokens)
@@ -253,16 +251,15 @@ def encode_splits(data, splits, args, report):
         f"times, which covers {covered / max(1, counts.total()):.1%} of the text"
     )
     for split in splits:
-        rows = [(image, caption) for image, captions in enumerate(words[split]) for caption in captions if caption]
-        if not rows:
-            raise InputError(f"no {split} caption has a word in it")
-        data[f"{split}_captions"] = encode_captions([caption for _, caption in rows], token_to_idx, args.max_length)
+        rows = [(image, text) for image, texts in enumerate(data[f"{split}_references"]) for text in texts]
+        encoded, cut = [], 0
+        for start in range(0, len(rows), 10_000):  # word lists of all captions would take ten times the text's memory
+            words = [tokenize(text) for _, text in rows[start : start + 10_000]]
+            cut += sum(len(caption) > args.max_length for caption in words)
+            encoded.append(encode_captions(words, token_to_idx, args.max_length))
+        data[f"{split}_captions"] = torch.cat(encoded)
         data[f"{split}_image_index"] = torch.tensor([image for image, _ in rows])
-        cut = sum(len(caption) > args.max_length for _, caption in rows)
-        empty = sum(map(len, words[split])) - len(rows)
-        report.append(
-            f"{split}: {len(rows)} captions, {cut} cut after {args.max_length} words, {empty} empty ones left out"
-        )
+        report.append(f"{split}: {len(rows)} captions, {cut} cut after {args.max_length} words")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Captions files of all usual kinds: COCO and Karpathy JSON, Flickr8k and Flickr30k, one's own CSV.
 
-Every reader returns (picture's file name, caption, split or None) triples in the file's order. What
+Every reader yields (picture's file name, caption, split or None) triples in the file's order. What
 can't be used is counted and named in the report, and the rest is used.
 """
 
@@ -30,7 +30,9 @@ def read_captions(path, report):
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--captions {path} cannot be read as UTF-8 text: {error}") from error
     problems = {}
-    triples = _read_json(text, path, problems) if text.lstrip()[:1] in "{[" else _read_lines(text, path, problems)
+    read = _read_json if text.lstrip()[:1] in ("{", "[") else _read_lines
+    triples = read(text, path, problems)
+    del text
     captions, splits = {}, {}
     for name, caption, split in triples:
         if not _is_file_name(name):
@@ -65,12 +67,14 @@ def _is_file_name(name):
 def _read_json(text, path, problems):
     try:
         data = json.loads(text)
+        del text
         images = data["images"]
         if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
             raise TypeError("images is not a list of objects")
         if "annotations" in data:
-            return _read_coco(images, data["annotations"], problems)
-        return _read_karpathy(images, problems)
+            yield from _read_coco(images, data["annotations"], problems)
+        else:
+            yield from _read_karpathy(images, problems)
     except RecursionError as error:
         raise InputError(f"--captions {path} is nested too deeply to be a captions file") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -80,7 +84,7 @@ def _read_json(text, path, problems):
 
 
 def _read_coco(images, annotations, problems):
-    names, triples, described = {}, [], set()
+    names, described = {}, set()
     for image in images:
         identity, name = image["id"], image["file_name"]
         if not isinstance(name, str):
@@ -95,15 +99,13 @@ def _read_coco(images, annotations, problems):
             problems.setdefault("captions that are not text", []).append(f"{name}: {caption!r}")
         else:
             described.add(name)
-            triples.append((name, caption.strip(), None))
+            yield name, caption.strip(), None
     without = [name for name in names.values() if name not in described]
     if without:
         problems["images without a caption"] = without
-    return triples
 
 
 def _read_karpathy(images, problems):
-    triples = []
     for image in images:
         # in COCO's file the pictures lie in the folders train2014 and val2014
         name = f"{image['filepath']}/{image['filename']}" if image.get("filepath") else image["filename"]
@@ -113,22 +115,29 @@ def _read_karpathy(images, problems):
             continue
         if not image["sentences"]:
             problems.setdefault("images without a caption", []).append(name)
-        triples += [(name, sentence["raw"].strip(), split) for sentence in image["sentences"]]
-    return triples
+        for sentence in image["sentences"]:
+            yield name, sentence["raw"].strip(), split
 
 
 def _read_lines(text, path, problems):
     """Flickr's ``name#0<TAB>caption``, Flickr30k's ``name| 0| caption``, or CSV with image,caption."""
     first = text.split("\n", 1)[0]
     if "\t" in first and "#" in first.split("\t")[0]:
-        rows = (line.split("\t", 1) for line in text.splitlines() if line.strip())
-        return [(row[0].rsplit("#", 1)[0].strip(), row[-1].strip() if len(row) > 1 else "", None) for row in rows]
-    if first.count("|") >= 2:
-        rows = [line.split("|", 2) for line in text.splitlines()[1:] if line.strip()]
-        bad = [" | ".join(row) for row in rows if len(row) < 3]
-        if bad:
-            problems["lines that don't have three parts"] = bad
-        return [(row[0].strip(), row[2].strip(), None) for row in rows if len(row) == 3]
+        for line in filter(str.strip, text.splitlines()):
+            name, _, caption = line.partition("\t")
+            yield name.rsplit("#", 1)[0].strip(), caption.strip(), None
+    elif first.count("|") >= 2:
+        for line in filter(str.strip, text.splitlines()[1:]):
+            parts = line.split("|", 2)
+            if len(parts) == 3:
+                yield parts[0].strip(), parts[2].strip(), None
+            else:
+                problems.setdefault("lines that don't have three parts", []).append(line)
+    else:
+        yield from _read_csv(text, path, problems)
+
+
+def _read_csv(text, path, problems):
     rows = csv.reader(text.splitlines(keepends=True))
     try:
         header = [name.strip().lower() for name in next(rows, [])]
@@ -137,12 +146,10 @@ def _read_lines(text, path, problems):
                 f"--captions {path}: the first line must be image,caption (or use a COCO or Karpathy JSON, or "
                 "Flickr's .token.txt)"
             )
-        triples = []
         for row in filter(None, rows):
             if len(row) < 2:
                 problems.setdefault("lines without a caption", []).append(f"line {rows.line_num}: {row[0][:80]}")
             else:  # an unquoted comma inside a caption: the rest of the row belongs to it
-                triples.append((row[0].strip(), ",".join(row[1:]).strip(), None))
-        return triples
+                yield row[0].strip(), ",".join(row[1:]).strip(), None
     except csv.Error as error:
         raise InputError(f"--captions {path}, line {rows.line_num}: {error}") from error

@@ -1,0 +1,121 @@
+"""How good are the captions? Train every cell with several seeds on Flickr8k, and score greedy and beam search.
+
+    python benchmarks/quality.py --weights FILE --folder runs       # --cells, --sizes, --seeds, --jobs, --flags
+
+Needs datasets/flickr8k_112.pt and datasets/flickr8k_224.pt (README, "I want to train on my own pictures").
+Every run is train_*.py @recipes/flickr8k.args, then test_*.py --metrics; what is in the folder already is not
+run again. Prints a table, mean and spread (standard deviation) over the seeds, and with --curves FILE draws the
+training curves of the first seed.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from matplotlib.figure import Figure
+
+from rnn_lstm_captioning.command import SCRIPTS
+from rnn_lstm_captioning.metrics import METRICS
+
+ROOT = Path(__file__).parents[1]
+SEARCHES = {"greedy": ["--beam", "1"], "beam 5": ["--beam", "5"]}
+
+
+def run(cell, size, seed, args):
+    """Train and test once, unless that was done before."""
+    folder = args.folder / f"{cell}_{size}_{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // args.jobs))}
+    data = ["--data", f"datasets/flickr8k_{size}.pt"]
+
+    def call(log, *arguments):
+        with open(folder / log, "w") as file:
+            command = [sys.executable, *map(str, arguments)]
+            subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, check=True)
+
+    if not (folder / "seconds").exists():
+        start = time.monotonic()
+        weights = ["--encoder-weights", args.weights, "--seed", seed, "--out", folder.resolve(), "--quiet"]
+        script = f"train_{SCRIPTS[cell]}.py"
+        call("train.txt", script, "@recipes/flickr8k.args", *data, *weights, *shlex.split(args.flags))
+        (folder / "seconds").write_text(str(time.monotonic() - start))
+    for search, flags in SEARCHES.items():
+        out = folder / search.replace(" ", "")
+        if not (out / "metrics.json").exists():
+            checkpoint = ["--checkpoint", folder.resolve() / f"{cell}_best.pt", "--metrics", "--num-samples", "0"]
+            flags = [*flags, *shlex.split(args.decoding)] if search != "greedy" else flags
+            call("test.txt", f"test_{SCRIPTS[cell]}.py", *checkpoint, *data, *flags, "--out", out.resolve())
+
+
+def read(cell, size, seed, search, args):
+    result = json.loads((args.folder / f"{cell}_{size}_{seed}" / search.replace(" ", "") / "metrics.json").read_text())
+    scores = result["scores"]["the model"] | {"distinct": 100 * result["diversity"]["distinct"]}
+    return scores | {"words": result["diversity"]["words_used"]}
+
+
+def draw_curves(path, size, args):
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for cell in args.cells:
+        with open(args.folder / f"{cell}_{size}_0" / f"{cell}_log.csv") as file:
+            rows = list(csv.DictReader(file))
+        epochs = [int(row["epoch"]) for row in rows]
+        (line,) = left.plot(epochs, [float(row["val_loss_per_word"]) for row in rows], label=f"{cell}, validation")
+        left.plot(epochs, [float(row["train_loss_per_word"]) for row in rows], ":", color=line.get_color())
+        right.plot(epochs, [float(row["val_cider"]) for row in rows], label=cell)
+    left.set(xlabel="epoch", ylabel="nats per word (dotted: training)")
+    right.set(xlabel="epoch", ylabel="CIDEr of greedy captions, percent")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(f"Flickr8k, {size} pixels")
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="imagenet", help="of mobilenet_v2")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--cells", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=[112, 224])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time; the threads are divided")
+    parser.add_argument("--flags", default="", help="more flags for train_*.py, in quotes")
+    parser.add_argument("--decoding", default="", help="more flags for beam search, in quotes")
+    parser.add_argument("--curves", type=Path)
+    args = parser.parse_args()
+    if args.weights != "imagenet":
+        args.weights = Path(args.weights).resolve()
+    tasks = [(cell, size, seed) for seed in range(args.seeds) for size in args.sizes for cell in args.cells]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda task: run(*task, args), tasks))
+    columns = [*METRICS, "distinct", "words"]
+    print(f"| cell | pixels | search | {' | '.join(columns)} | minutes |\n|" + "---|" * (len(columns) + 4))
+    for size in args.sizes:
+        for cell in args.cells:
+            files = [args.folder / f"{cell}_{size}_{seed}" / "seconds" for seed in range(args.seeds)]
+            minutes = statistics.mean(float(file.read_text()) for file in files) / 60
+            for search in SEARCHES:
+                results = [read(cell, size, seed, search, args) for seed in range(args.seeds)]
+                values = []
+                for column in columns:
+                    numbers = [result[column] for result in results]
+                    spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+                    values.append(f"{statistics.mean(numbers):.{0 if column == 'words' else 1}f}{spread}")
+                print(f"| {cell} | {size} | {search} | {' | '.join(values)} | {minutes:.0f} |", flush=True)
+    if args.curves:
+        draw_curves(args.curves, args.sizes[-1], args)
+
+
+if __name__ == "__main__":
+    main()
