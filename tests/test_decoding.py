@@ -79,7 +79,7 @@ def check_caption(captions, log_probs, table, allow_unk):
         assert log_prob == pytest.approx(total, abs=1e-8)
 
 
-@settings(max_examples=300)
+@settings(max_examples=1000)
 @given(cases, st.integers(1, 7), st.sampled_from([0.0, 0.5, 1.0]), st.booleans())
 def test_beam_search_returns_captions_that_rank_no_lower_than_the_greedy_ones(case, beam, length_penalty, allow_unk):
     N, L, V, seed, end_bias = case  # at a bias of -60 no caption ever ends
