@@ -101,7 +101,7 @@ class CaptioningRNN(nn.Module):
         """
         features = self.seen_by_cell(features[:: max(1, len(features) // 1000)].to(self.feature_mean.device))
         self.feature_mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
-        self.feature_std.copy_(features.std((0, 2, 3)).clamp(min=1e-3).view(-1, 1, 1))
+        self.feature_std.copy_(features.std((0, 2, 3), correction=0).clamp(min=1e-3).view(-1, 1, 1))
 
     def forward(self, images, captions):
         """The loss of captions (N, L) given images (N, 3, S, S): ``loss(encode(images), captions)``."""

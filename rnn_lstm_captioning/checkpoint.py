@@ -9,6 +9,7 @@ from .storage import replacing
 
 FORMAT = 2  # 2 added image_input, image_norm and image_size to the settings; 1 had their defaults
 FIELDS = {"format": int, "cell": str, "encoder": str, "image_size": int, "idx_to_token": list, "settings": dict}
+FIELDS |= {"model": dict, "data": str}
 
 
 def save_checkpoint(path, captioner, stored_size, settings, data_source, training=None):
@@ -44,8 +45,11 @@ def load_checkpoint(path):
         raise InputError(f"{path} is not a checkpoint of this project")
     if not 1 <= checkpoint["format"] <= FORMAT:
         raise InputError(f"{path} has format {checkpoint['format']}; this version of the project reads 1 to {FORMAT}")
+    if checkpoint["image_size"] < 1:
+        raise InputError(f"{path} says that its pictures have {checkpoint['image_size']} pixels")
     if checkpoint["cell"] not in CELLS:
         raise InputError(f"{path} names an unknown cell, {checkpoint['cell']}")
+    checkpoint.setdefault("training", None)
     return checkpoint
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import load_checkpoint, restore_captioner
-from .command import SCRIPTS, ArgumentParser, device, positive
+from .command import SCRIPTS, ArgumentParser, device, non_negative, positive
 from .data.files import SPLITS, load_captions
 from .data.images import find_images, load_images
 from .errors import InputError
@@ -56,18 +56,22 @@ def get_test_parser(cell):
     decoding.add_argument("--temperature", type=positive(float), metavar="X", help="draw words at random instead")
     decoding.add_argument("--top-k", type=positive(int), metavar="K", help="draw from the K most probable words")
     decoding.add_argument("--top-p", type=positive(float), metavar="P", help="nucleus sampling")
-    decoding.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    decoding.add_argument("--seed", type=non_negative(int), default=0, help="of the draws (%(default)s)")
     decoding.add_argument("--allow-unk", action="store_true", help="let the captions hold <UNK>")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, metavar="DIR", help="where the PNGs go (outputs; with --image: none)")
     output.add_argument("--json", action="store_true", help="with --image: print JSON")
     output.add_argument(
-        "--num-samples", type=int, default=4, metavar="N", help="pictures of train and val to draw (%(default)s)"
+        "--num-samples",
+        type=non_negative(int),
+        default=4,
+        metavar="N",
+        help="pictures of train and val to draw (%(default)s)",
     )
     machine = parser.add_argument_group("machine")
     machine.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="(%(default)s)")
     machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
-    machine.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
+    machine.add_argument("--precision", choices=["fp32", "bf16"], help="default: as it was trained")
     return parser
 
 
@@ -75,8 +79,7 @@ def test_main(cell, arguments=None):
     """Evaluate a checkpoint, or caption pictures with it, as the command line says."""
     args = get_test_parser(cell).parse_args(arguments)
     args.device = args.device or default_device()
-    if args.top_p is not None and args.top_p > 1:
-        raise InputError(f"--top-p {args.top_p} is above 1")
+    decoding = decoding_settings(args)  # mistakes show before anything is computed
     checkpoint = load_checkpoint(args.checkpoint)
     if checkpoint["cell"] != cell:
         raise InputError(
@@ -86,14 +89,18 @@ def test_main(cell, arguments=None):
     captioner = PictureCaptioner(
         restore_captioner(checkpoint, args.checkpoint), checkpoint["image_size"], device=args.device
     )
+    args.precision = args.precision or checkpoint["settings"].get("precision", "fp32")
+    args.metrics = args.metrics or args.baselines
     if args.image:
-        caption_files(captioner, args)
+        caption_files(captioner, args, decoding)
     else:
-        evaluate_data(captioner, checkpoint, args)
+        evaluate_data(captioner, checkpoint, args, decoding)
 
 
 def decoding_settings(args):
     """The keywords of ``decode`` that the command line gives."""
+    if args.top_p is not None and args.top_p > 1:
+        raise InputError(f"--top-p {args.top_p} is above 1")
     sampling = (args.temperature, args.top_k, args.top_p) != (None, None, None)
     if sampling and args.beam > 1:
         raise InputError("--beam looks for probable captions, --temperature, --top-k and --top-p draw them: use one")
@@ -112,23 +119,25 @@ def decoding_settings(args):
 # ---------------------------------------------------------------------------- the user's pictures
 
 
-def caption_files(captioner, args):
+def caption_files(captioner, args, decoding):
     """Caption the user's own pictures: one line each; what can't be read is named, the rest is done."""
     paths = find_images(args.image)
     if not paths:
         raise InputError(f"there are no pictures in {', '.join(args.image)}")
-    decoding, results = decoding_settings(args), []
+    results, done = [], 0
     for start in range(0, len(paths), 64):
         images, loaded, failed = load_images(paths[start : start + 64], captioner.stored_size)
         for path, reason in failed:
             print(f"{path}: {reason}", file=sys.stderr)
+            results.append({"image": str(path), "error": reason})
         for path, image, caption in zip(loaded, images, captioner.caption_images(images, **decoding)):
             if args.out:
-                draw(args.out / f"{path.stem}_{len(results)}", image, caption, [])
+                draw(args.out / f"{path.stem}_{done}", image, caption, [])
+            done += 1
             results.append({"image": str(path), "caption": caption.text, "log_prob": round(caption.log_prob, 4)})
             if not args.json:
                 print(f"{path}: {caption.text}", flush=True)
-    if not results:
+    if not done:
         raise InputError("none of the pictures could be read")
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
@@ -137,11 +146,14 @@ def caption_files(captioner, args):
 # ------------------------------------------------------------------------------------ a data set
 
 
-def evaluate_data(captioner, checkpoint, args):
+def evaluate_data(captioner, checkpoint, args, decoding):
     """Loss and perplexity on a split; sample pictures of train and val with their captions."""
     data = load_captions(args.data or checkpoint["data"])
     check_fit(captioner, data, checkpoint, args)
-    split = data.splits[args.split]
+    split, out = data.splits[args.split], args.out or Path("outputs")
+    out.mkdir(parents=True, exist_ok=True)
+    if args.metrics and not can_score(references_of(split, data)):
+        raise InputError(f"{data.source}: the {args.split} split has too few references to score captions against")
     pairs = prepare_pairs(captioner.model, data, args.split, device=args.device, precision=args.precision)
     per_caption, per_word = evaluate(
         captioner.model, pairs, args.batch_size, args.device, autocast(args.device, args.precision)
@@ -150,7 +162,6 @@ def evaluate_data(captioner, checkpoint, args):
         f"{args.split}: {len(split)} captions of {len(split.images)} pictures; loss {per_caption:.3f} nats per "
         f"caption, {per_word:.3f} nats per word, perplexity {math.exp(min(per_word, 99)):.2f} per word"
     )
-    decoding, out = decoding_settings(args), args.out or Path("outputs")
     if split.references or args.metrics:
         captions = captioner.caption_features(pairs.features, args.batch_size, **decoding)
         right = sum(
@@ -169,17 +180,20 @@ def references_of(split, data):
     if split.references:
         return split.references
     references = [[] for _ in range(len(split.images))]
-    for image, text in zip(split.image_index.tolist(), decode_captions(split.captions, data.idx_to_token)):
+    for image, text in zip(split.image_index.tolist(), known_words(split.captions, data)):
         references[image].append(text)
     return references
+
+
+def known_words(captions, data):
+    """Rows of word indices as text, without ``<UNK>``."""
+    return [text.replace("<UNK>", "") for text in decode_captions(captions, data.idx_to_token)]
 
 
 def print_metrics(captioner, data, pairs, captions, out, args):
     """Scores of a split's captions, beside what they have to be compared with; and the same as JSON."""
     split = data.splits[args.split]
     references = references_of(split, data)
-    if not can_score(references):
-        raise InputError(f"{data.source}: the {args.split} split has too few references to score captions against")
     texts = [caption.text for caption in captions]
     scores, per_image = score_captions(texts, references)
     rows = {"the model": scores}
@@ -218,7 +232,7 @@ def print_metrics(captioner, data, pairs, captions, out, args):
 def baselines(captioner, data, pairs, references, args):
     """What captions would score that need no model of language, or no model at all: a dict of rows."""
     train = prepare_pairs(captioner.model, data, "train", device=args.device, precision=args.precision)
-    texts = decode_captions(train.captions, data.idx_to_token)
+    texts = known_words(train.captions, data)
     rows, count = {}, len(references)
     best = single_best_caption(texts, references)
     print(f"the single best caption: {best}")
@@ -231,7 +245,7 @@ def baselines(captioner, data, pairs, references, args):
 
     mean, std = captioner.model.feature_mean.flatten().cpu(), captioner.model.feature_std.flatten().cpu()
     near = nearest_captions(
-        look(pairs.features), look(train.features[described]), [first[i] for i in described.tolist()]
+        look(pairs.features), look(train.features)[described], [first[i] for i in described.tolist()]
     )
     rows["the nearest training image's caption"] = score_captions(near, references)[0]
     human, others = human_against_others(references)

@@ -7,13 +7,13 @@ from tqdm import tqdm
 
 from .captioner import IMAGE_INPUTS, IMAGE_NORMS, CaptioningRNN
 from .checkpoint import load_checkpoint, save_checkpoint
-from .command import SCRIPTS, ArgumentParser, device, positive, probability
+from .command import SCRIPTS, ArgumentParser, device, non_negative, positive, probability
 from .data.files import COCO_BYTES, COCO_PATH, download, load_captions
 from .encoder import ImageEncoder
 from .errors import InputError
 from .inference import PictureCaptioner, default_device
 from .layers import evaluating
-from .metrics import can_score, score_captions
+from .metrics import can_score, cider
 from .preparation import autocast, prepare_pairs, standardize_features
 from .training import BATCHINGS, Trainer, write_log
 from .visualize import save_loss_curve
@@ -62,19 +62,27 @@ def get_train_parser(cell):
     training.add_argument("--optimizer", choices=["adamw", "adam"], default="adamw", help="(%(default)s)")
     training.add_argument("--learning-rate", type=positive(float), default=1e-3, metavar="X", help="(%(default)s)")
     training.add_argument("--schedule", choices=["cosine", "constant"], default="cosine", help="(%(default)s)")
-    training.add_argument("--clip", type=float, default=5.0, metavar="X", help="gradient norm; 0: off (%(default)s)")
-    training.add_argument("--weight-decay", type=float, default=1e-2, metavar="X", help="(%(default)s)")
+    training.add_argument(
+        "--clip", type=non_negative(float), default=5.0, metavar="X", help="gradient norm; 0: off (%(default)s)"
+    )
+    training.add_argument("--weight-decay", type=non_negative(float), default=1e-2, metavar="X", help="(%(default)s)")
     training.add_argument("--label-smoothing", type=probability, default=0.0, metavar="P", help="(%(default)s)")
     training.add_argument(
-        "--patience", type=int, default=0, metavar="N", help="stop N epochs after the best one; 0: never (%(default)s)"
+        "--patience",
+        type=non_negative(int),
+        default=0,
+        metavar="N",
+        help="stop N epochs after the best one; 0: never (%(default)s)",
     )
-    training.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    training.add_argument("--seed", type=non_negative(int), default=0, help="(%(default)s)")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
     machine.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, default=Path("cv"), metavar="DIR", help="(%(default)s)")
-    output.add_argument("--save-every", type=int, default=0, metavar="STEPS", help="save inside epochs too")
+    output.add_argument(
+        "--save-every", type=non_negative(int), default=0, metavar="STEPS", help="save inside epochs too"
+    )
     output.add_argument(
         "--resume", nargs="?", const=True, metavar="FILE", help="go on from a checkpoint (default: OUT/CELL_last.pt)"
     )
@@ -90,9 +98,14 @@ def train_main(cell, arguments=None):
     torch.manual_seed(args.seed)
     if args.dry_run:
         args.epochs, args.out = 1, args.out / "dry-run"
+    args.out.mkdir(parents=True, exist_ok=True)  # a mistake in it should show before hours of training
     data = choose_data(args)
     captioner = make_captioner(cell, data, args)
-    train, val = make_pairs(captioner, data, args)
+    checkpoint = None
+    if args.resume:
+        path = args.out / f"{cell}_last.pt" if args.resume is True else Path(args.resume)
+        checkpoint = load_to_resume(path, captioner, args)
+    train, val = make_pairs(captioner, data, args, fresh=checkpoint is None)
     stored_size = data.splits["train"].images.shape[-1]
 
     def save(which, trainer):
@@ -112,8 +125,10 @@ def train_main(cell, arguments=None):
 
     precision = autocast(args.device, args.precision)
     trainer = Trainer(captioner, train, val, args, save, precision, score if can_score(references) else None)
-    if args.resume:
-        resume(trainer, args.out / f"{cell}_last.pt" if args.resume is True else Path(args.resume), cell, data)
+    if checkpoint:
+        trainer.load_state_dict(checkpoint["training"])
+        if not (args.out / f"{cell}_best.pt").exists():
+            trainer.best = None  # it lies in another folder: the next epoch is the best one here
     if not trainer.run():
         print(f"saved: {args.out / cell}_last.pt after step {trainer.step}; the same command with --resume goes on")
         raise KeyboardInterrupt
@@ -183,17 +198,18 @@ def encoder_weights(data, args):
     return args.encoder_weights or ("none" if data.source == "scenes" else "imagenet")
 
 
-def make_pairs(captioner, data, args):
-    """The training and validation pairs; the captioner is standardised on the first."""
+def make_pairs(captioner, data, args, fresh=True):
+    """The training and validation pairs; a fresh captioner is standardised on the first."""
     common = {"device": args.device, "precision": args.precision, "quiet": args.quiet}
     common |= {"cache": args.out if args.dry_run else None}
     in_loop = args.finetune_encoder or args.augment
-    if encoder_weights(data, args) == "none" and not args.finetune_encoder:
+    if fresh and encoder_weights(data, args) == "none" and not args.finetune_encoder:
         images = data.splits["train"].images
         captioner.image_encoder.calibrate(images[:: 1 + len(images) // 64].to(args.device))
     train = prepare_pairs(captioner, data, "train", in_loop, args.augment, first=args.num_train, **common)
     val = prepare_pairs(captioner, data, "val", args.finetune_encoder, **common)
-    standardize_features(captioner, train, encoder_weights(data, args))
+    if fresh:
+        standardize_features(captioner, train, encoder_weights(data, args))
     return train, val
 
 
@@ -205,20 +221,31 @@ def validation_cider(captioner, val, references, args):
             captions = inference.caption_features(val.features, args.batch_size)
         else:
             captions = inference.caption_images(val.images)
-    return score_captions([caption.text for caption in captions], references)[0]["CIDEr"]
+    return cider([caption.text for caption in captions], references)
 
 
-def resume(trainer, path, cell, data):
+# flags that may change when a run goes on; the encoder's weights are those in the checkpoint
+FREE_TO_CHANGE = {"epochs", "out", "resume", "device", "precision", "quiet", "save_every", "patience", "data"}
+FREE_TO_CHANGE |= {"download", "dry_run", "encoder_weights"}
+
+
+def load_to_resume(path, captioner, args):
+    """Load a checkpoint into the captioner, if it was trained with the same settings. Returns: its dict."""
     checkpoint = load_checkpoint(path)
-    if checkpoint["cell"] != cell or checkpoint["idx_to_token"] != data.idx_to_token:
+    if checkpoint["cell"] != captioner.cell_type or checkpoint["idx_to_token"] != captioner.idx_to_word:
         raise InputError(f"{path} was trained with another cell or vocabulary; it can't be resumed here")
     if checkpoint["training"] is None:
-        raise InputError(f"{path} holds no training state; resume from {cell}_last.pt")
+        raise InputError(f"{path} holds no training state; resume from {captioner.cell_type}_last.pt")
+    for name, value in vars(args).items():
+        before = checkpoint["settings"].get(name, value)
+        if name not in FREE_TO_CHANGE and before != value:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"{path} was trained with {flag} {before}, not {value}; leave it as it was to resume")
     try:
-        trainer.captioner.load_state_dict(checkpoint["model"])
-        trainer.load_state_dict(checkpoint["training"])
-    except (KeyError, ValueError, RuntimeError) as error:
+        captioner.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
         raise InputError(f"{path} does not fit these settings ({error})") from error
+    return checkpoint
 
 
 def print_epoch(row, epochs):

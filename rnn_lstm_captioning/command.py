@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import math
 import platform
 import shlex
 import sys
@@ -24,6 +25,12 @@ class ArgumentParser(argparse.ArgumentParser):
     def convert_arg_line_to_args(self, arg_line):
         return shlex.split(arg_line, comments=True)
 
+    def parse_known_args(self, args=None, namespace=None):
+        try:
+            return super().parse_known_args(args, namespace)
+        except (ValueError, RecursionError) as error:
+            self.error(f"an @FILE can't be read: {str(error) or 'it names itself'}")
+
     def error(self, message):
         leave(2, f"{message}; --help lists the flags")
 
@@ -33,6 +40,7 @@ def run_command(main):
     warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a picture stands in our messages
     reuse_memory()
     torch.set_flush_denormal(True)  # numbers below 1e-38 would slow a CPU down a hundredfold
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
     try:
         main()
     except InputError as error:
@@ -41,6 +49,10 @@ def run_command(main):
         leave(130, "stopped by Ctrl-C")
     except (OSError, RunFailed) as error:
         leave(1, str(error))
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            leave(1, "there is not enough memory; use a smaller --batch-size, --hidden-dim or --image-size")
+        raise
 
 
 def reuse_memory():
@@ -63,11 +75,21 @@ def leave(code, message):
 
 def positive(kind):
     """An argument type: an int or float above 0."""
+    return _number(kind, lambda value: value > 0, "above 0")
 
+
+def non_negative(kind):
+    """An argument type: an int or float from 0 on."""
+    return _number(kind, lambda value: value >= 0, "0 or more")
+
+
+def _number(kind, fits, wanted):
     def parse(text):
         value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+        if value >= (2**31 if kind is int else math.inf):
+            raise argparse.ArgumentTypeError(f"{text} is too large")
         return value
 
     parse.__name__ = kind.__name__  # argparse names it in its message
@@ -85,7 +107,8 @@ def probability(text):
 def device(text):
     """An argument type: a device that can be used here."""
     try:
-        torch.empty(0, device=text)
+        if torch.empty(0, device=text).is_meta:
+            raise RuntimeError("meta tensors hold nothing")
     except (RuntimeError, AssertionError) as error:
         raise argparse.ArgumentTypeError(f"device {text} can't be used here") from error
     return text

@@ -10,6 +10,7 @@ probability is the product of its words' probabilities, each given the words bef
 words that may not be written (``<NULL>``, ``<START>``, and ``<UNK>`` unless asked for) are ruled out.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -45,15 +46,17 @@ def sampling_search(
     Returns: :class:`Decoded`; its log_probs are those of the model, at temperature 1.
     Raises: ValueError for a temperature, top_k or top_p out of range.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, wanted above 0")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}, wanted above 0 and finite")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}, wanted at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, wanted in (0, 1]")
 
     def draw(scores):
-        probs, words = torch.softmax(scores / temperature, dim=1).sort(dim=1, descending=True)
+        probs, words = torch.softmax((scores - scores.amax(1, keepdim=True)) / temperature, dim=1).sort(
+            dim=1, descending=True
+        )
         if top_k is not None:
             probs[:, top_k:] = 0
         if top_p is not None:
@@ -73,6 +76,8 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
 
     Args: features (N, C, grid_h, grid_w). Returns: :class:`Decoded`.
     """
+    if beam < 1:
+        raise ValueError(f"beam is {beam}, wanted at least 1")
     greedy = greedy_search(captioner, features, max_length, allow_unk)
     if beam == 1:
         return greedy
@@ -126,6 +131,8 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
 @torch.no_grad()
 def _search(captioner, features, max_length, allow_unk, choose):
     """One caption per picture, word by word; ``choose`` maps scores (n, V) to words (n,)."""
+    if max_length < 1:
+        raise ValueError(f"max_length is {max_length}, wanted at least 1")
     N, device = len(features), features.device
     captions = torch.full((N, max_length), NULL, device=device)
     log_probs, attn_weights = None, None
@@ -175,5 +182,5 @@ def decode(
     if (temperature, top_k, top_p) == (None, None, None):
         return beam_search(captioner, features, max_length, beam, length_penalty, allow_unk)
     return sampling_search(
-        captioner, features, max_length, temperature or 1.0, top_k, top_p, generator, allow_unk
+        captioner, features, max_length, 1.0 if temperature is None else temperature, top_k, top_p, generator, allow_unk
     )  # fmt: skip

@@ -1,6 +1,9 @@
 """A torchvision CNN as a spatial feature extractor, and the cache of its features."""
 
 import hashlib
+import os
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -82,14 +85,14 @@ class ImageEncoder(nn.Module):
         """images (N, 3, height, width), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images has shape {tuple(images.shape)}, wanted (N, 3, height, width)")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise TypeError(f"images has dtype {images.dtype}, wanted uint8, or floats in [0, 1]")
+        if images.dtype != torch.uint8 and (images.amin() < 0 or images.amax() > 1):
+            raise ValueError("images are floats outside [0, 1]: divide by 255, and don't normalise, the encoder does")
         if self.image_size and images.shape[2:] != (self.image_size, self.image_size):
             images = resize(images, [self.image_size, self.image_size], antialias=True)
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
-        elif not images.is_floating_point():
-            raise TypeError(f"images has dtype {images.dtype}, wanted uint8, or floats in [0, 1]")
-        elif images.amin() < 0 or images.amax() > 1:
-            raise ValueError("images are floats outside [0, 1]: divide by 255, and don't normalise, the encoder does")
         images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self.cnn(images)
@@ -128,9 +131,12 @@ def _read_state_dict(path):
 
 
 def _load_weights(network, name, state, source):
-    wanted = network.state_dict()
+    wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{source} is not a state dict (a dict of tensors), which --encoder-weights wants")
+    # the published DenseNet files write norm.1 for what the network calls norm1; old files have no counters
+    state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])", r"\1\2", key): v for key, v in state.items()}
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     differing = sorted(wanted.keys() ^ state.keys()) or sorted(
         key for key in wanted if wanted[key].shape != state[key].shape
     )
@@ -139,7 +145,7 @@ def _load_weights(network, name, state, source):
             f"{source} does not fit --encoder {name}: {len(differing)} of its tensors differ, "
             f"the first is {differing[0]}"
         )
-    network.load_state_dict(state)
+    network.load_state_dict(state, strict=False)  # all but the counters is there, as has been checked
 
 
 # ------------------------------------------------------------------------------ the feature cache
@@ -180,5 +186,11 @@ def encode_all(
     path = Path(f"{path}.{encoder.name}-{key.hexdigest()[:16]}.npy")
     if not path.exists():
         with replacing(path) as unfinished:
-            fill(np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)).flush()
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+            features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash in the middle
+                with open(unfinished, "r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
+            fill(features).flush()
+    with warnings.catch_warnings():  # torch has no read-only tensors; nobody writes into these
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.load(path, mmap_mode="r"))

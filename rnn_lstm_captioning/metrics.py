@@ -37,11 +37,7 @@ def score_captions(captions, references):
     if len(captions) < 2:
         raise ValueError("CIDEr needs at least two images")
     given = {i: [" ".join(tokenize(caption))] for i, caption in enumerate(captions)}
-    truth = {}
-    for i, texts in enumerate(references):
-        truth[i] = [text for text in (" ".join(tokenize(text)) for text in texts) if text]
-        if not truth[i]:
-            raise ValueError(f"image {i} has no reference with a word in it")
+    truth = _tokenized(references)
     total, each = {}, {}
     bleu, bleu_each = Bleu(4).compute_score(truth, given, verbose=0)
     for name, value, values in zip(METRICS, bleu, bleu_each):
@@ -50,6 +46,21 @@ def score_captions(captions, references):
         value, values = metric.compute_score(truth, given)
         total[name], each[name] = 100 * float(value), [100 * float(v) for v in values]
     return total, each
+
+
+def cider(captions, references):
+    """The CIDEr of :func:`score_captions` alone, which takes a third of the time."""
+    given = {i: [" ".join(tokenize(caption))] for i, caption in enumerate(captions)}
+    return 100 * float(Cider().compute_score(_tokenized(references), given)[0])
+
+
+def _tokenized(references):
+    truth = {}
+    for i, texts in enumerate(references):
+        truth[i] = [text for text in (" ".join(tokenize(text)) for text in texts) if text]
+        if not truth[i]:
+            raise ValueError(f"image {i} has no reference with a word in it")
+    return truth
 
 
 def diversity(captions):
@@ -78,7 +89,13 @@ def single_best_caption(train_captions, references, candidates=100):
         return sum(found) / len(found) if len(found) >= 5 else 0
 
     best = sorted(dict.fromkeys(train_captions), key=commonness, reverse=True)[:candidates]
-    return max(best, key=lambda caption: score_captions([caption] * len(references), references)[0]["BLEU-4"])
+    truth = _tokenized(references)
+
+    def bleu(caption):
+        given = {i: [" ".join(tokenize(caption))] for i in truth}
+        return Bleu(4).compute_score(truth, given, verbose=0)[0][3]
+
+    return max(best, key=bleu)
 
 
 def _pairs(words):
@@ -92,7 +109,8 @@ def nearest_captions(features, train_features, train_captions):
     Returns: a list of N strings.
     """
     unit = torch.nn.functional.normalize
-    nearest = (unit(features.float()) @ unit(train_features.float()).T).argmax(dim=1)
+    train = unit(train_features.float()).T
+    nearest = torch.cat([(unit(part.float()) @ train).argmax(dim=1) for part in features.split(1024)])
     return [train_captions[i] for i in nearest.tolist()]
 
 

@@ -52,10 +52,11 @@ def standardize_features(captioner, train, weights):
     """
     if train.features is not None:
         captioner.standardize(train.features)
-    elif weights != "none":
+    elif captioner.image_encoder.frozen or weights != "none":
         with evaluating(captioner):
             images = train.images[:: 1 + len(train.images) // 256]
-            captioner.standardize(captioner.encode(images.to(captioner.feature_mean.device)))
+            features = [captioner.encode(part.to(captioner.feature_mean.device)) for part in images.split(32)]
+            captioner.standardize(torch.cat(features))
 
 
 def autocast(device, precision):

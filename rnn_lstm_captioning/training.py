@@ -123,10 +123,14 @@ class Trainer:
         self.steps_per_epoch = len(train.batches(settings.batch_size, settings.batching, torch.Generator()))
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.step, self.history, self.best = 0, [], None  # best: its row of the history
+        self.captions_per_second, self.epoch_start = math.nan, time.monotonic()
 
     def run(self):
         """Train to the last epoch. Returns False if Ctrl-C ended it before; a checkpoint is saved either way."""
         with _Interruption() as interruption:
+            epochs_done, steps_left_over = divmod(self.step, self.steps_per_epoch)
+            if epochs_done > len(self.history) and not steps_left_over:
+                self.finish_epoch()  # what was resumed ended between an epoch's last step and its evaluation
             while self.step < self.total_steps:
                 if self.train_one_epoch(interruption):
                     self.finish_epoch()

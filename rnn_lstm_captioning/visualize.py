@@ -40,9 +40,9 @@ def save_captioned_picture(path, image, caption, references):
     axes = figure.add_subplot()
     axes.imshow(image.permute(1, 2, 0).numpy())
     axes.set_axis_off()
-    axes.set_title(title, fontsize=13)
+    axes.set_title(title, fontsize=13, parse_math=False)
     if below:
-        figure.supxlabel(below, fontsize=9, color="0.35")
+        figure.supxlabel(below, fontsize=9, color="0.35", parse_math=False)
     _save_figure(figure, path)
 
 
@@ -52,7 +52,7 @@ def save_contact_sheet(path, images, texts, columns=4):
     figure = Figure(figsize=(2.6 * columns, 3.2 * rows), layout="constrained")
     for axes, image, text in zip(figure.subplots(rows, columns, squeeze=False).flat, images, texts):
         axes.imshow(image.permute(1, 2, 0).numpy())
-        axes.set_title(fill(text, 32), y=-0.06, va="top", fontsize=8)
+        axes.set_title(fill(text, 32), y=-0.06, va="top", fontsize=8, parse_math=False)
     for axes in figure.axes:
         axes.set_axis_off()
     _save_figure(figure, path)

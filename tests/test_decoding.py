@@ -135,7 +135,7 @@ def test_sampling_follows_the_probabilities():
 def test_sampling_refuses_settings_out_of_range():
     captioner, features = TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1)
     for message, settings_ in (
-        ("temperature is 0, wanted above 0", {"temperature": 0}),
+        ("temperature is 0, wanted above 0 and finite", {"temperature": 0}),
         ("top_k is 0, wanted at least 1", {"top_k": 0}),
         (r"top_p is 1.5, wanted in \(0, 1\]", {"top_p": 1.5}),
     ):

@@ -77,7 +77,7 @@ def test_quotes_newlines_and_short_lines(tmp_path):
     assert captions == {"1.jpg": ['two\nlines, "quoted"']}
     assert "lines without a caption: 1\n  line 4: only-a-name.jpg" in report
     assert "captions without a word in them: 1" in report
-    assert "picture names that point elsewhere: 2\n  ../3.jpg\n  /etc/4.jpg" in report
+    assert "picture names that can't be used: 2\n  ../3.jpg\n  /etc/4.jpg" in report
 
 
 GOOD = {

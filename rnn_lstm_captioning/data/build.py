@@ -115,7 +115,7 @@ def find_sources(args, report):
     """The splits, a dict: "train", "val" and perhaps "test" -> :class:`Source`."""
     captions, own_splits = read_captions(args.captions, report)
     if args.val_captions:
-        val_captions, _ = read_captions(args.val_captions, report)
+        val_captions, _ = read_captions(args.val_captions, report, "--val-captions")
         folders = {"train": args.images, "val": args.val_images or args.images}
         return {
             split: Source(folders[split], list(texts), texts)

@@ -8,6 +8,7 @@ int64 (R,), which image a caption describes; ``*_references``, a list of M lists
 
 import hashlib
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -16,7 +17,7 @@ from urllib.request import Request, urlopen
 import torch
 
 from ..errors import InputError
-from ..vocabulary import SPECIAL_TOKENS, START
+from ..vocabulary import NULL, SPECIAL_TOKENS, START
 from .scenes import make_scenes
 
 COCO_URL = "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt"
@@ -73,15 +74,18 @@ def load_captions(source):
         return check_captions(scenes, "scenes", hashlib.sha256(scenes["train_images"].numpy()).hexdigest())
     path = Path(source)
     if not path.exists():
-        raise InputError(f"{path}: there is no such caption file; --data scenes needs none, --download fetches coco.pt")
+        raise InputError(f"{path}: there is no such caption file; --data FILE names another, --data scenes needs none")
     try:
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch.load raises whatever its unpickler meets
-        try:  # files in the format before torch 1.6 cannot be mapped
+    except Exception as mapping_error:  # torch.load raises whatever its unpickler meets
+        try:  # files in the format before torch 1.6, which are no zip files, cannot be mapped
+            if zipfile.is_zipfile(path):
+                raise mapping_error
             data = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
+            what = str(error).split("\n")[0][:200]
             raise InputError(
-                f"{path} is not a caption file that can be read safely ({type(error).__name__}); "
+                f"{path} is not a caption file that can be read safely ({type(error).__name__}: {what}); "
                 "build one with python -m rnn_lstm_captioning.data.build, or fetch coco.pt with --download"
             ) from error
     status = path.stat()  # a hash of the contents would read gigabytes at every start
@@ -106,7 +110,8 @@ def check_captions(data, source, identity=""):
         images, captions = data[f"{name}_images"], data[f"{name}_captions"]
         demand(images.dtype == torch.uint8, f"{name}_images has dtype {images.dtype}, wanted torch.uint8")
         shape = tuple(images.shape)
-        demand(images.dim() == 4 and shape[1] == 3, f"{name}_images has shape {shape}, wanted (M, 3, S, S)")
+        square = images.dim() == 4 and shape[1] == 3 and shape[2] == shape[3] > 0
+        demand(square, f"{name}_images has shape {shape}, wanted (M, 3, S, S)")
         demand(captions.dtype == torch.int64, f"{name}_captions has dtype {captions.dtype}, wanted torch.int64")
         shape = tuple(captions.shape)
         demand(captions.dim() == 2 and shape[1] >= 2, f"{name}_captions has shape {shape}, wanted (R, L)")
@@ -118,6 +123,8 @@ def check_captions(data, source, identity=""):
         )
         unstarted = (captions[:, 0] != START).nonzero()
         demand(not len(unstarted), f"{name}_captions row {unstarted[:1].tolist()} does not begin with <START>")
+        wordless = (captions[:, 1] == NULL).nonzero()
+        demand(not len(wordless), f"{name}_captions row {wordless[:1].tolist()} has nothing after <START>")
         image_index = _check_image_index(data.get(f"{name}_image_index"), name, len(images), len(captions), demand)
         lists = {}
         for key in ("references", "image_names"):
@@ -126,6 +133,11 @@ def check_captions(data, source, identity=""):
                 lists[key] is None or (isinstance(lists[key], list) and len(lists[key]) == len(images)),
                 f"{name}_{key} is not a list with one entry for each of the {len(images)} images",
             )
+        texts = lists["references"] or []
+        demand(
+            all(isinstance(of_image, list) and all(isinstance(text, str) for text in of_image) for of_image in texts),
+            f"{name}_references is not a list of lists of strings",
+        )
         splits[name] = Split(images, captions, image_index, **lists)
     return CaptionData(source, identity, splits, idx_to_token, token_to_idx)
 
@@ -135,6 +147,9 @@ def _check_vocabulary(vocab, demand):
     tokens, indices = vocab.get("idx_to_token"), vocab.get("token_to_idx")
     demand(isinstance(tokens, list), "vocab['idx_to_token'] is missing, or not a list")
     demand(isinstance(indices, dict), "vocab['token_to_idx'] is missing, or not a dict")
+    demand(
+        all(isinstance(token, str) for token in tokens), "vocab['idx_to_token'] holds something that is not a string"
+    )
     demand(tokens[:4] == SPECIAL_TOKENS, f"the vocabulary begins with {tokens[:4]}, wanted {SPECIAL_TOKENS}")
     demand(
         len(tokens) == len(indices) and all(indices.get(token) == i for i, token in enumerate(tokens)),

@@ -2,16 +2,28 @@
 
 import glob
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
+# what Pillow raises on broken files, beside OSError and ValueError
+DAMAGE = (SyntaxError, EOFError, IndexError, TypeError, OverflowError, struct.error)
+TURNS = {  # EXIF orientation -> what brings the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MAX_PIXELS = 90_000_000  # more than any camera takes; a small file can claim billions
 
 
@@ -26,13 +38,23 @@ def load_image(path, size):
         with nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it is too large: {image.width}x{image.height} pixels")
-            image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size, much faster
-            image = _to_rgb(ImageOps.exif_transpose(image))
+            if image is not path:  # JPEG: decode at a fraction of the size, much faster
+                image.draft("RGB", (2 * size, 2 * size))
+            image = _to_rgb(_upright(image))
             return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
     except Image.DecompressionBombError as error:
         raise ValueError(f"it is too large: {error}") from error
-    except (SyntaxError, EOFError, IndexError, TypeError, OverflowError) as error:  # Pillow, on broken files
+    except DAMAGE as error:
         raise ValueError(f"it is damaged: {error}") from error
+
+
+def _upright(image):
+    """The picture turned as its EXIF orientation says; a damaged EXIF block says nothing."""
+    try:
+        orientation = image.getexif().get(0x0112)
+    except (*DAMAGE, OSError, ValueError):
+        return image
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def _to_rgb(image):

@@ -14,10 +14,11 @@ from ..vocabulary import tokenize
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
-def read_captions(path, report):
+def read_captions(path, report, flag="--captions"):
     """A captions file, whatever its kind.
 
-    Args: path; report, a list of lines to which what was found and left out is added.
+    Args: path; report, a list of lines to which what was found and left out is added; flag, what named
+        the file, for messages.
     Returns: captions, a dict: picture name -> list of raw captions; splits, a dict: picture name ->
         "train", "val" or "test", empty if the file doesn't say.
     Raises: InputError if the file can't be read, is of no known kind, or holds no captions.
@@ -26,9 +27,9 @@ def read_captions(path, report):
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise InputError(f"--captions {path}: there is no such file") from error
+        raise InputError(f"{flag} {path}: there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--captions {path} cannot be read as UTF-8 text: {error}") from error
+        raise InputError(f"{flag} {path} cannot be read as UTF-8 text: {error}") from error
     problems = {}
     read = _read_json if text.lstrip()[:1] in ("{", "[") else _read_lines
     triples = read(text, path, problems)
@@ -36,7 +37,8 @@ def read_captions(path, report):
     captions, splits = {}, {}
     for name, caption, split in triples:
         if not _is_file_name(name):
-            problems.setdefault("picture names that point elsewhere", []).append(name)
+            shown = name if isinstance(name, str) and name.isprintable() else ascii(name)
+            problems.setdefault("picture names that can't be used", []).append(shown)
         elif not tokenize(caption):
             problems.setdefault("captions without a word in them", []).append(f"{name}: {caption!r}")
         else:
@@ -44,7 +46,7 @@ def read_captions(path, report):
             if split:
                 splits[name] = split
     if not captions:
-        raise InputError(f"--captions {path} holds no captions")
+        raise InputError(f"{flag} {path} holds no captions")
     report.append(f"captions: {path}, {sum(map(len, captions.values()))} for {len(captions)} pictures")
     for title, lines in problems.items():
         add_list(report, title, lines)
@@ -60,8 +62,10 @@ def add_list(report, title, lines):
 
 def _is_file_name(name):
     """Whether a name stays inside the folder of pictures."""
+    if not isinstance(name, str) or not name.isprintable():
+        return False
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    return bool(parts) and ".." not in parts and not name.startswith(("/", "\\")) and "\0" not in name
+    return bool(parts) and ".." not in parts and not name.startswith(("/", "\\"))
 
 
 def _read_json(text, path, problems):
@@ -108,7 +112,8 @@ def _read_coco(images, annotations, problems):
 def _read_karpathy(images, problems):
     for image in images:
         # in COCO's file the pictures lie in the folders train2014 and val2014
-        name = f"{image['filepath']}/{image['filename']}" if image.get("filepath") else image["filename"]
+        folder, name = image.get("filepath"), image["filename"]
+        name = f"{folder}/{name}" if folder else name
         split = KARPATHY_SPLITS.get(image["split"])
         if split is None:
             problems.setdefault("images of an unknown split", []).append(f"{name}: {image['split']}")
