@@ -216,6 +216,35 @@ def test_exif_orientation_is_applied(tmp_path):
     assert loaded[:, :12].mean() > 240 and loaded[:, 20:].mean() < 15
 
 
+def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    Image.new("RGB", (80, 40), "red").save(tmp_path / "x.jpg", exif=exif)
+    data = (tmp_path / "x.jpg").read_bytes()
+    start = data.index(b"Exif")
+    used = 0
+    for position in range(start, start + 60):
+        for value in (0, 2, 9, 255):
+            broken = data[:position] + bytes([value]) + data[position + 1 :]
+            image, reason = try_to_load(io.BytesIO(broken), 16)
+            assert (image is None) == (reason is not None)
+            used += image is not None
+    assert used > 200
+
+
+def test_a_users_own_image_object_is_left_as_it_is(tmp_path):
+    Image.new("RGB", (800, 600), "red").save(tmp_path / "x.jpg")
+    with Image.open(tmp_path / "x.jpg") as image:
+        assert load_image(image, 32).shape == (3, 32, 32)
+        assert image.size == (800, 600)
+
+
+def test_dollars_are_no_formulas(photos):
+    text = (photos / "captions.txt").read_text().replace("A picture", "$5_ and $% off, a picture")
+    (photos / "captions.txt").write_text(text)
+    assert build(photos).splits["val"].references[0][0].startswith("$5_ and $% off")
+
+
 def test_broken_pictures_are_reported_and_the_rest_is_loaded(tmp_path):
     Image.new("RGB", (10, 10), "red").save(tmp_path / "good.png")
     (tmp_path / "text.jpg").write_text("hello")

@@ -273,3 +273,71 @@ def test_help(name):
     for script in (f"train_{name}.py", f"test_{name}.py"):
         result = run_script(script, "--help")
         assert result.returncode == 0 and "--" in result.stdout
+
+
+# --------------------------------------------------------------------- faults that were found in review
+
+
+def test_resume_refuses_other_settings_and_takes_the_checkpoints_encoder(scenes_file, tmp_path):
+    train("lstm", scenes_file, tmp_path / "a", "--epochs", "1")
+    with pytest.raises(InputError, match=r"was trained with --seed 0, not 5; leave it as it was to resume"):
+        train("lstm", scenes_file, tmp_path / "a", "--epochs", "2", "--resume", "--seed", "5")
+    with pytest.raises(InputError, match=r"was trained with --batch-size 16, not 4"):
+        train("lstm", scenes_file, tmp_path / "a", "--epochs", "2", "--resume", "--batch-size", "4")
+    before = load_checkpoint(tmp_path / "a/lstm_last.pt")["model"]
+    # other weights in the flags: those of the checkpoint count, for the features too
+    torch.save(torchvision.models.regnet_x_400mf(weights=None).state_dict(), tmp_path / "w.pth")
+    more = ["--encoder-weights", str(tmp_path / "w.pth")]
+    train("lstm", scenes_file, tmp_path / "b", "--epochs", "2", "--resume", str(tmp_path / "a/lstm_last.pt"), *more)
+    assert (tmp_path / "b/lstm_best.pt").exists()
+    after = load_checkpoint(tmp_path / "b/lstm_last.pt")
+    same = [name for name in before if name.startswith(("image_encoder", "feature_mean", "feature_std"))]
+    assert same and all(torch.equal(before[name], after["model"][name]) for name in same)
+    train("lstm", scenes_file, tmp_path / "whole", "--epochs", "2")
+    loss = [load_checkpoint(path)["training"]["history"][1]["val_loss"] for path in
+            (tmp_path / "whole/lstm_last.pt", tmp_path / "b/lstm_last.pt")]  # fmt: skip
+    assert abs(loss[0] - loss[1]) < 1  # the schedule was stretched; the pictures are seen in the same way
+
+
+def test_an_epoch_that_was_not_evaluated_is_evaluated_on_resume(scenes_file, tmp_path):
+    train("rnn", scenes_file, tmp_path, "--epochs", "2")
+    checkpoint = torch.load(tmp_path / "rnn_last.pt", weights_only=True)
+    checkpoint["training"] |= {"history": [], "best": None, "step": 3}  # as if killed right after epoch 1's last step
+    torch.save(checkpoint, tmp_path / "rnn_last.pt")
+    train("rnn", scenes_file, tmp_path, "--epochs", "2", "--resume")
+    assert [row["epoch"] for row in load_checkpoint(tmp_path / "rnn_last.pt")["training"]["history"]] == [1, 2]
+
+
+def test_captions_of_a_single_picture_can_be_trained_on(scenes_file, tmp_path):
+    train("rnn", scenes_file, tmp_path, "--epochs", "1", "--num-train", "2")
+    assert load_checkpoint(tmp_path / "rnn_last.pt")["model"]["cell.Wx"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--clip -1", "-1 is not 0 or more"),
+        ("--weight-decay nan", "nan is not 0 or more"),
+        ("--patience -3", "-3 is not 0 or more"),
+        ("--seed 100000000000000000000", "is too large"),
+        ("--batch-size 0", "0 is not above 0"),
+        ("--device meta", "device meta can't be used here"),
+        ("@{folder}/quote.args", "an @FILE can't be read: No closing quotation"),
+        ("@{folder}/latin.args", "an @FILE can't be read: 'utf-8' codec"),
+        ("@{folder}/self.args", "an @FILE can't be read"),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, message, tmp_path, capsys):
+    (tmp_path / "quote.args").write_text("--data it's.pt")
+    (tmp_path / "latin.args").write_bytes("--data ä".encode("latin-1"))
+    (tmp_path / "self.args").write_text(f"@{tmp_path}/self.args")
+    with pytest.raises(SystemExit) as exit:
+        train_main("rnn", flags.format(folder=tmp_path).split())
+    printed = capsys.readouterr().err
+    assert exit.value.code == 2 and message in printed and printed.count("\n") == 1
+
+
+def test_out_of_memory_is_one_line(capsys):
+    with pytest.raises(SystemExit) as exit:
+        run_command(lambda: torch.empty(10**15))
+    assert exit.value.code == 1 and "use a smaller --batch-size" in capsys.readouterr().err

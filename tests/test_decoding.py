@@ -136,6 +136,8 @@ def test_sampling_refuses_settings_out_of_range():
     captioner, features = TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1)
     for message, settings_ in (
         ("temperature is 0, wanted above 0 and finite", {"temperature": 0}),
+        ("temperature is inf, wanted above 0 and finite", {"temperature": math.inf}),
+        ("max_length is 0, wanted at least 1", {"max_length": 0}),
         ("top_k is 0, wanted at least 1", {"top_k": 0}),
         (r"top_p is 1.5, wanted in \(0, 1\]", {"top_p": 1.5}),
     ):
@@ -170,6 +172,10 @@ def test_beams_of_a_real_captioner_do_not_mix_pictures(cell, image_input):
 
 
 def test_decode_chooses_the_search():
+    with pytest.raises(ValueError, match="temperature is 0"):
+        decode(TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1), temperature=0)
+    with pytest.raises(ValueError, match="beam is 0, wanted at least 1"):
+        decode(TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1), beam=0)
     captioner, features = TableCaptioner(random_table(3, 4, 8, 1)), torch.zeros(3, 1, 1, 1)
     assert torch.equal(decode(captioner, features, 4).captions, greedy_search(captioner, features, 4).captions)
     assert torch.equal(

@@ -1,4 +1,5 @@
 import http.server
+import re
 import threading
 
 import pytest
@@ -183,6 +184,27 @@ def test_channels_and_grid_are_found(name, channels, side):
     encoder = ImageEncoder(False, name=name)
     assert encoder.out_channels == channels
     assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, channels, side, side)
+
+
+def test_published_files_with_older_names_load(tmp_path):
+    """DenseNet's have norm.1 where the network has norm1; some have no num_batches_tracked."""
+    network = torchvision.models.densenet121(weights=None)
+    state = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
+        for key, value in network.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
+    assert any(".norm.1." in key for key in state)
+    torch.save(state, tmp_path / "w.pth")
+    encoder = ImageEncoder(name="densenet121", weights_file=tmp_path / "w.pth")
+    assert torch.equal(
+        encoder.cnn[0].denseblock1.denselayer1.norm1.weight, network.features.denseblock1.denselayer1.norm1.weight
+    )
+    assert torch.equal(encoder.cnn[0].conv0.weight, network.features.conv0.weight)
+
+
+def test_white_pictures_in_floats_can_be_resized():
+    assert ImageEncoder(False, name="mobilenet_v2", image_size=64)(torch.ones(1, 3, 96, 96)).isfinite().all()
 
 
 def test_pictures_are_resized_by_the_encoder():
