@@ -120,7 +120,8 @@ class Trainer:
             lr=settings.learning_rate,
             fused=parameters[0].device.type in ("cpu", "cuda"),  # one pass over memory
         )
-        self.steps_per_epoch = len(train.batches(settings.batch_size, settings.batching, torch.Generator()))
+        self.most_batches = 4 if settings.dry_run else None
+        self.steps_per_epoch = len(self.batches_of_epoch(0))
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.step, self.history, self.best = 0, [], None  # best: its row of the history
         self.captions_per_second, self.epoch_start = math.nan, time.monotonic()
@@ -152,8 +153,7 @@ class Trainer:
         settings, captioner, device = self.settings, self.captioner, self.settings.device
         captioner.train()
         epoch, start = divmod(self.step, self.steps_per_epoch)
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-        batches = self.train.batches(settings.batch_size, settings.batching, generator)[start:]
+        batches = self.batches_of_epoch(epoch)[start:]
         self.epoch_start = time.monotonic()
         with tqdm(batches, desc=f"epoch {epoch + 1}/{settings.epochs}", disable=settings.quiet, leave=False) as bar:
             for rows in bar:
@@ -179,6 +179,12 @@ class Trainer:
                     self.save("last", self)
         self.captions_per_second = sum(map(len, batches)) / (time.monotonic() - self.epoch_start)
         return True
+
+    def batches_of_epoch(self, epoch):
+        """The rows of an epoch's batches, the same at every call: an interrupted epoch can go on."""
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        batches = self.train.batches(self.settings.batch_size, self.settings.batching, generator)
+        return batches[: self.most_batches]
 
     def show(self, bar, loss, rows):
         words = (self.train.captions[rows, 1:] != NULL).sum().item() / len(rows)

@@ -12,6 +12,7 @@ from rnn_lstm_captioning.training import Pairs, Trainer, learning_rate_factor, m
 
 def make_trainer(captioner, **changed):
     settings = dict(optimizer="adamw", weight_decay=0.5, learning_rate=0.1, batch_size=4, batching="padded", epochs=2)
+    settings |= dict(seed=0, dry_run=False)
     pairs = Pairs(random_captions(8, 6, 12), torch.arange(8), features=torch.randn(8, 6, 2, 2))
     return Trainer(captioner, pairs, pairs, SimpleNamespace(**settings | changed), None, None)
 
@@ -46,6 +47,8 @@ def test_the_best_epoch_has_most_cider_or_else_the_lowest_loss():
 
 
 def test_one_number_of_steps_per_epoch_for_every_order():
+    dry = make_trainer(tiny_captioner("rnn"), batching="length", batch_size=1, dry_run=True)
+    assert dry.steps_per_epoch == len(dry.batches_of_epoch(3)) == 4
     trainer = make_trainer(tiny_captioner("rnn"), batching="length", batch_size=3)
     for seed in range(5):
         batches = trainer.train.batches(3, "length", torch.Generator().manual_seed(seed))
