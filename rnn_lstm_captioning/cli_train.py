@@ -129,13 +129,15 @@ def train_main(cell, arguments=None):
         trainer.load_state_dict(checkpoint["training"])
         if not (args.out / f"{cell}_best.pt").exists():
             trainer.best = None  # it lies in another folder: the next epoch is the best one here
+            if trainer.step >= trainer.total_steps:
+                raise InputError(f"{path} is of a run that is finished; --epochs above {args.epochs} goes on")
     if not trainer.run():
         print(f"saved: {args.out / cell}_last.pt after step {trainer.step}; the same command with --resume goes on")
         raise KeyboardInterrupt
-    cider = f", CIDEr {trainer.best['val_cider']:.1f}" if "val_cider" in trainer.best else ""
+    score_text = f", CIDEr {trainer.best['val_cider']:.1f}" if "val_cider" in trainer.best else ""
     print(
         f"best: {args.out / cell}_best.pt, of epoch {trainer.best['epoch']}: "
-        f"{trainer.best['val_loss_per_word']:.3f} nats per word{cider}"
+        f"{trainer.best['val_loss_per_word']:.3f} nats per word{score_text}"
     )
     print(f"next: python test_{SCRIPTS[cell]}.py --checkpoint {args.out / cell}_best.pt --image PHOTO")
 
@@ -249,11 +251,11 @@ def load_to_resume(path, captioner, args):
 
 
 def print_epoch(row, epochs):
-    cider = f", CIDEr {row['val_cider']:.1f}" if "val_cider" in row else ""
+    score_text = f", CIDEr {row['val_cider']:.1f}" if "val_cider" in row else ""
     print(
         f"epoch {row['epoch']}/{epochs}: train {row['train_loss']:.3f}, val {row['val_loss']:.3f} nats per caption; "
         f"val {row['val_loss_per_word']:.3f} nats per word, perplexity {row['val_perplexity']:.2f}"
-        f"{cider}; "
+        f"{score_text}; "
         f"{row['captions_per_second']:.0f} captions/s, {row['seconds']:.0f} s",
         flush=True,
     )

@@ -341,3 +341,11 @@ def test_out_of_memory_is_one_line(capsys):
     with pytest.raises(SystemExit) as exit:
         run_command(lambda: torch.empty(10**15))
     assert exit.value.code == 1 and "use a smaller --batch-size" in capsys.readouterr().err
+
+
+def test_a_finished_run_can_be_resumed_only_with_more_epochs(scenes_file, tmp_path, capsys):
+    train("rnn", scenes_file, tmp_path / "a", "--epochs", "1")
+    train("rnn", scenes_file, tmp_path / "a", "--epochs", "1", "--resume")  # nothing to do
+    assert "of epoch 1" in capsys.readouterr().out
+    with pytest.raises(InputError, match="is of a run that is finished; --epochs above 1 goes on"):
+        train("rnn", scenes_file, tmp_path / "b", "--epochs", "1", "--resume", str(tmp_path / "a/rnn_last.pt"))
