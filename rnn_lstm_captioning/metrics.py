@@ -13,14 +13,14 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from .vocabulary import tokenize
+from .vocabulary import has_words, tokenize
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
 def can_score(references):
     """Whether references (a list of N lists of strings, or None) are enough to score captions against."""
-    return references is not None and len(references) > 1 and all(any(map(tokenize, texts)) for texts in references)
+    return references is not None and len(references) > 1 and all(any(map(has_words, texts)) for texts in references)
 
 
 def score_captions(captions, references):

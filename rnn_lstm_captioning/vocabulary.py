@@ -17,6 +17,11 @@ def tokenize(text):
     return _WORD.findall(text.lower().replace("’", "'"))
 
 
+def has_words(text):
+    """Whether :func:`tokenize` finds a word."""
+    return _WORD.search(text) is not None
+
+
 def build_vocabulary(captions, word_threshold=1):
     """The vocabulary of tokenised captions.
 
@@ -35,11 +40,11 @@ def encode_captions(captions, token_to_idx, max_length=15):
     Args: captions, a list of R word lists; words after the max_length-th are cut.
     Returns: int64 (R, max_length + 2).
     """
-    rows = torch.full((len(captions), max_length + 2), NULL)
-    for row, words in zip(rows, captions):
+    rows = []
+    for words in captions:
         indices = [START, *(token_to_idx.get(word, UNK) for word in words[:max_length]), END]
-        row[: len(indices)] = torch.tensor(indices)
-    return rows
+        rows.append(indices + [NULL] * (max_length + 2 - len(indices)))
+    return torch.tensor(rows, dtype=torch.int64).view(len(captions), max_length + 2)
 
 
 def decode_captions(captions, idx_to_word):

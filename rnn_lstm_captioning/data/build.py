@@ -7,6 +7,7 @@ An interrupted build goes on where it was when the same command is given again.
 
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -182,12 +183,12 @@ def parts_folder(args, sources):
 
 
 def load_pictures(split, source, args, parts, report):
-    """Decode a split's pictures in parallel into a file-backed tensor: memory use is constant.
+    """Decode a split's pictures in parallel into a file, and map it: memory use is constant.
 
     After every part of 256 a line in a log says which pictures were kept and which failed, so that an
     interrupted build can go on. Returns: uint8 (M, 3, size, size), and the M names.
     """
-    shape = (len(source.names), 3, args.size, args.size)
+    picture = (3, args.size, args.size)
     log, raw = parts / f"{split}.jsonl", parts / f"{split}.raw"
     lines = (
         [json.loads(line) for line in log.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
@@ -195,26 +196,34 @@ def load_pictures(split, source, args, parts, report):
         else []
     )
     kept, failed = [name for line in lines for name in line[0]], [text for line in lines for text in line[1]]
-    images = np.memmap(raw, dtype=np.uint8, mode="r+" if lines else "w+", shape=shape)
     done = len(kept) + len(failed)
+
+    def submit(start):
+        part = source.names[start : start + 256]
+        return part, pool.map(lambda name: try_to_load(source.folder / name, args.size), part)
+
     with (
         ThreadPoolExecutor(args.workers) as pool,
         open(log, "w", encoding="utf-8") as file,
+        open(raw, "r+b" if lines else "wb") as pixels,
         tqdm(total=len(source.names), initial=done, desc=f"{split} pictures", unit="") as bar,
     ):
         file.writelines(json.dumps(line) + "\n" for line in lines)
+        pixels.seek(len(kept) * math.prod(picture))
+        upcoming = submit(done)
         for start in range(done, len(source.names), 256):
-            part = source.names[start : start + 256]
+            part, loaded = upcoming
+            upcoming = submit(start + 256)  # while this part is written, the next one is decoded
             good, bad = [], []
-            loaded = pool.map(lambda name: try_to_load(source.folder / name, args.size), part)
             for name, (image, reason) in zip(part, loaded):
                 if image is None:
                     bad.append(f"{name}: {reason}")
                 else:
-                    images[len(kept) + len(good)] = image.numpy()
+                    pixels.write(image.numpy())
                     good.append(name)
             kept += good
             failed += bad
+            pixels.flush()  # before the log says that they are there
             file.write(json.dumps([good, bad]) + "\n")
             file.flush()
             bar.update(len(part))
@@ -223,7 +232,7 @@ def load_pictures(split, source, args, parts, report):
         shutil.rmtree(parts)
         raise InputError(f"none of the {len(source.names)} {split} pictures could be read; the first: {failed[0]}")
     report.append(f"{split}: {len(kept)} pictures of {args.size}x{args.size}")
-    return torch.from_numpy(images)[: len(kept)], kept
+    return torch.from_numpy(np.memmap(raw, dtype=np.uint8, mode="r+", shape=(len(kept), *picture))), kept
 
 
 def sheet(data, splits, count=12):

@@ -41,7 +41,7 @@ def load_image(path, size):
             if image is not path:  # JPEG: decode at a fraction of the size, much faster
                 image.draft("RGB", (2 * size, 2 * size))
             image = _to_rgb(_upright(image))
-            return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR))
+            return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR)).contiguous()
     except Image.DecompressionBombError as error:
         raise ValueError(f"it is too large: {error}") from error
     except DAMAGE as error:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
-from ..vocabulary import tokenize
+from ..vocabulary import has_words
 
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
@@ -39,7 +39,7 @@ def read_captions(path, report, flag="--captions"):
         if not _is_file_name(name):
             shown = name if isinstance(name, str) and name.isprintable() else ascii(name)
             problems.setdefault("picture names that can't be used", []).append(shown)
-        elif not tokenize(caption):
+        elif not has_words(caption):
             problems.setdefault("captions without a word in them", []).append(f"{name}: {caption!r}")
         else:
             captions.setdefault(name, []).append(caption)
