@@ -9,11 +9,10 @@ worst case. Encoding alone and captioning run in turn in one process.
 import argparse
 import statistics
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
-from cells import compare
+from cells import compare, ratio_and_quartiles
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -21,6 +20,7 @@ from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
 from rnn_lstm_captioning.command import reuse_memory
 from rnn_lstm_captioning.decoding import beam_search
 from rnn_lstm_captioning.layers import evaluating
+from rnn_lstm_captioning.preparation import autocast
 from rnn_lstm_captioning.vocabulary import SPECIAL_TOKENS
 
 V = 3000
@@ -46,19 +46,17 @@ def main():
     for cell in ("rnn", "lstm", "attn"):
         model = CaptioningRNN(words, cell_type=cell, image_encoder=encoder).to(args.device)
         for precision in ("fp32", "bf16"):
-            autocast = partial(
-                torch.autocast, args.device.split(":")[0], torch.bfloat16, enabled=precision == "bf16"
-            )  # fmt: skip
+            context = autocast(args.device, precision)
             for beam in (1, 5):
 
                 def caption(encode_only):
-                    with evaluating(model), autocast():  # noqa: B023, called before the next turn
+                    with evaluating(model), context():  # noqa: B023, called before the next turn
                         features = model.encode(images)  # noqa: B023
                         if not encode_only:
                             beam_search(model, features, beam=beam)  # noqa: B023
 
                 a, b = compare(lambda: caption(True), lambda: caption(False), args.seconds, synchronize)  # noqa: B023
-                low, middle, high = statistics.quantiles([x / y for x, y in zip(a, b)], n=4)
+                middle, low, high = ratio_and_quartiles(a, b)
                 rates = [f"{args.pictures / statistics.median(t):.0f}" for t in (a, b)]
                 print(
                     f"| {cell} | {precision} | {'greedy' if beam == 1 else f'beam {beam}'} | {' | '.join(rates)} "

@@ -21,6 +21,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rnn_lstm_captioning import LSTM, RNN, AttentionLSTM
+from rnn_lstm_captioning.preparation import autocast
 
 SIZES = [(256, 16, 256, 512), (64, 16, 256, 512), (32, 16, 128, 128), (1, 16, 256, 512)]
 GRID = 4
@@ -89,6 +90,12 @@ def compare(ours, theirs, seconds, synchronize):
     return times
 
 
+def ratio_and_quartiles(a, b):
+    """Of two lists of times taken in turn: the median of a / b, and its lower and upper quartile."""
+    low, middle, high = statistics.quantiles([x / y for x, y in zip(a, b)], n=4)
+    return middle, low, high
+
+
 def peak_memory():
     """The peak memory of this process in MB (Linux; getrusage would count the parent's too)."""
     status = Path("/proc/self/status").read_text()
@@ -106,23 +113,19 @@ def main():
     print(f"torch {torch.__version__}, {platform.machine()}, {args.device}, {args.threads} threads")
     print("| cell | what | precision | N, T, D, H | ours ms | theirs ms | ratio | quartiles |\n|" + "---|" * 8)
     for precision in ("fp32", "bf16"):
-
-        def autocast(enabled=precision == "bf16"):
-            return torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=enabled)
-
+        context = autocast(args.device, precision)
         for size in SIZES:
             torch.manual_seed(0)
             dh = torch.randn(size[0], size[1], size[3], device=args.device)
             for name, (ours, theirs) in pairs(*size, args.device).items():
                 for what, step in (("train", train_step), ("infer", infer)):
                     a, b = compare(
-                        lambda: step(ours, dh, autocast),  # noqa: B023, called before the next turn
-                        lambda: step(theirs, dh, autocast),  # noqa: B023
+                        lambda: step(ours, dh, context),  # noqa: B023, called before the next turn
+                        lambda: step(theirs, dh, context),  # noqa: B023
                         args.seconds,
                         synchronize,
                     )
-                    ratios = [x / y for x, y in zip(a, b)]
-                    low, middle, high = statistics.quantiles(ratios, n=4)
+                    middle, low, high = ratio_and_quartiles(a, b)
                     ms = [f"{1e3 * statistics.median(t):.2f}" for t in (a, b)]
                     print(
                         f"| {name} | {what} | {precision} | {', '.join(map(str, size))} "

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
 from rnn_lstm_captioning.command import reuse_memory
+from rnn_lstm_captioning.preparation import autocast
 from rnn_lstm_captioning.training import Pairs
 from rnn_lstm_captioning.vocabulary import END, NULL, SPECIAL_TOKENS, START
 
@@ -82,9 +83,7 @@ def make_variant(name, size, device):
     pairs, batching = make_pairs(SAMPLE * size), "length" if "length" in name else "padded"
     frozen, textbook = name.startswith("frozen"), name.startswith("textbook")
 
-    def autocast():
-        return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=name.endswith("bf16"))
-
+    context = autocast(device, name.split()[-1])
     if textbook:
         model = Textbook()
     else:
@@ -98,7 +97,7 @@ def make_variant(name, size, device):
     batch = pairs.images[:size].to(device)
 
     def encode():
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), context():
             return model.encode(batch)
 
     if frozen:
@@ -108,7 +107,7 @@ def make_variant(name, size, device):
         batches = pairs.batches(size, batching)
         chosen = batches if frozen else batches[:1]
         for rows in chosen:
-            with autocast():
+            with context():
                 if textbook:
                     loss = model(pairs.images[rows].to(device), pairs.captions[rows].to(device))
                 else:

@@ -157,11 +157,12 @@ class CaptioningRNN(nn.Module):
         if self.cell_type == "attn":
             mean = image.mean((2, 3))
             return (mean, mean), (image,)
-        h0 = image
-        if self.image_input == "first-token":
-            h0 = image.new_zeros(len(image), self.cell.Wh.shape[0])
+        first_token = self.image_input == "first-token"
+        h0 = image.new_zeros(len(image), self.cell.Wh.shape[0]) if first_token else image
         state = (h0,) if self.cell_type == "rnn" else (h0, torch.zeros_like(h0))
-        return self.step(image, state, ())[0] if self.image_input == "first-token" else state, ()
+        if first_token:  # the cell reads the image as it would read a word
+            state, _ = self.step(image, state, ())
+        return state, ()
 
     def advance(self, words, state, image):
         """words int64 (N,) -> scores (N, V), the next state, attn_weights (N, grid_h, grid_w) or None."""

@@ -152,7 +152,8 @@ def evaluate_data(captioner, checkpoint, args, decoding):
     check_fit(captioner, data, checkpoint, args)
     split, out = data.splits[args.split], args.out or Path("outputs")
     out.mkdir(parents=True, exist_ok=True)
-    if args.metrics and not can_score(references_of(split, data)):
+    references = references_of(split, data) if split.references or args.metrics else None
+    if args.metrics and not can_score(references):
         raise InputError(f"{data.source}: the {args.split} split has too few references to score captions against")
     pairs = prepare_pairs(captioner.model, data, args.split, device=args.device, precision=args.precision)
     per_caption, per_word = evaluate(
@@ -162,14 +163,12 @@ def evaluate_data(captioner, checkpoint, args, decoding):
         f"{args.split}: {len(split)} captions of {len(split.images)} pictures; loss {per_caption:.3f} nats per "
         f"caption, {per_word:.3f} nats per word, perplexity {math.exp(min(per_word, 99)):.2f} per word"
     )
-    if split.references or args.metrics:
+    if references:
         captions = captioner.caption_features(pairs.features, args.batch_size, **decoding)
-        right = sum(
-            caption.tokens in map(tokenize, texts) for caption, texts in zip(captions, references_of(split, data))
-        )
+        right = sum(caption.tokens in map(tokenize, texts) for caption, texts in zip(captions, references))
         print(f"{args.split}: {right / len(captions):.1%} of the captions are word for word one of their references")
         if args.metrics:
-            print_metrics(captioner, data, pairs, captions, out, args)
+            print_metrics(captioner, data, pairs, captions, references, out, args)
     for name in ("train", "val"):
         draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding)
     print(f"pictures: {out}")
@@ -190,10 +189,9 @@ def known_words(captions, data):
     return [text.replace("<UNK>", "") for text in decode_captions(captions, data.idx_to_token)]
 
 
-def print_metrics(captioner, data, pairs, captions, out, args):
+def print_metrics(captioner, data, pairs, captions, references, out, args):
     """Scores of a split's captions, beside what they have to be compared with; and the same as JSON."""
     split = data.splits[args.split]
-    references = references_of(split, data)
     texts = [caption.text for caption in captions]
     scores, per_image = score_captions(texts, references)
     rows = {"the model": scores}

@@ -12,7 +12,6 @@ from .data.files import COCO_BYTES, COCO_PATH, download, load_captions
 from .encoder import ImageEncoder
 from .errors import InputError
 from .inference import PictureCaptioner, default_device
-from .layers import evaluating
 from .metrics import can_score, cider
 from .preparation import autocast, prepare_pairs, standardize_features
 from .training import BATCHINGS, Trainer, write_log
@@ -218,7 +217,7 @@ def make_pairs(captioner, data, args, fresh=True):
 def validation_cider(captioner, val, references, args):
     """CIDEr of the greedy captions of the validation images, in percent."""
     inference, precision = PictureCaptioner(captioner, None, args.device), autocast(args.device, args.precision)
-    with evaluating(captioner), precision():
+    with precision():
         if val.features is not None:
             captions = inference.caption_features(val.features, args.batch_size)
         else:

@@ -77,13 +77,13 @@ def try_to_load(path, size):
         return None, str(error)
 
 
-def load_images(paths, size, workers=None):
+def load_images(paths, size):
     """Load the pictures that can be read, several at a time.
 
     Returns: images uint8 (M, 3, size, size), the M paths, and a list of (path, reason) of the rest.
     """
     images, loaded, failed = [], [], []
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, (image, reason) in zip(paths, pool.map(lambda path: try_to_load(path, size), paths)):
             if image is None:
                 failed.append((path, reason))
