@@ -7,7 +7,7 @@ from .cells import LSTM, RNN, AttentionLSTM, dot_product_attention
 from .decoding import greedy_search
 from .encoder import ImageEncoder
 from .layers import Affine, BatchNorm, WordEmbedding, evaluating, projected_softmax_loss
-from .vocabulary import SPECIAL_TOKENS
+from .vocabulary import NULL, SPECIAL_TOKENS
 
 CELLS = {"rnn": RNN, "lstm": LSTM, "attn": AttentionLSTM}
 IMAGE_INPUTS = ("h0", "first-token")
@@ -116,6 +116,14 @@ class CaptioningRNN(nn.Module):
         projection = self.vocabulary_projection
         smoothing = self.label_smoothing if self.training else 0.0
         return projected_softmax_loss(h, captions[:, 1:], projection.W, projection.b, self.ignore_index, smoothing)
+
+    def log_probs(self, features, captions):
+        """The log-probability of each caption given its image, (N,); the arguments are those of ``loss``."""
+        words = captions[:, 1:]
+        scores = self.scores(features, captions[:, :-1])  # (N, T, V)
+        log_probs = scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=2)
+        of_words = log_probs.gather(2, words.unsqueeze(2)).squeeze(2)  # (N, T)
+        return of_words.where(words != NULL, 0).sum(dim=1)
 
     def scores(self, features, words):
         """Teacher forcing: words int64 (N, T), ``<START>`` first -> scores of each next word (N, T, V)."""

@@ -22,7 +22,7 @@ from .metrics import (
     score_captions,
     single_best_caption,
 )
-from .preparation import autocast, pool, prepare_pairs
+from .preparation import autocast, known_words, pool, prepare_pairs, references_of
 from .report import save_results_page
 from .storage import replacing
 from .training import evaluate
@@ -172,21 +172,6 @@ def evaluate_data(captioner, checkpoint, args, decoding):
     for name in ("train", "val"):
         draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding)
     print(f"pictures: {out}")
-
-
-def references_of(split, data):
-    """The raw references of every image; where the file has none, its captions, as far as the vocabulary knows them."""
-    if split.references:
-        return split.references
-    references = [[] for _ in range(len(split.images))]
-    for image, text in zip(split.image_index.tolist(), known_words(split.captions, data)):
-        references[image].append(text)
-    return references
-
-
-def known_words(captions, data):
-    """Rows of word indices as text, without ``<UNK>``."""
-    return [text.replace("<UNK>", "") for text in decode_captions(captions, data.idx_to_token)]
 
 
 def print_metrics(captioner, data, pairs, captions, references, out, args):

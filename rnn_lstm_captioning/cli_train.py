@@ -13,7 +13,8 @@ from .encoder import ImageEncoder
 from .errors import InputError
 from .inference import PictureCaptioner, default_device
 from .metrics import can_score, cider
-from .preparation import autocast, prepare_pairs, standardize_features
+from .preparation import autocast, prepare_pairs, references_of, standardize_features
+from .self_critical import SelfCritical
 from .training import BATCHINGS, Trainer, write_log
 from .visualize import save_loss_curve
 from .vocabulary import NULL
@@ -73,6 +74,12 @@ def get_train_parser(cell):
         metavar="N",
         help="stop N epochs after the best one; 0: never (%(default)s)",
     )
+    training.add_argument("--init", metavar="FILE", help="start from the weights of this checkpoint")
+    training.add_argument(
+        "--self-critical",
+        action="store_true",
+        help="with --init: raise the CIDEr of drawn captions; needs a low --learning-rate",
+    )
     training.add_argument("--seed", type=non_negative(int), default=0, help="(%(default)s)")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
@@ -104,7 +111,10 @@ def train_main(cell, arguments=None):
     if args.resume:
         path = args.out / f"{cell}_last.pt" if args.resume is True else Path(args.resume)
         checkpoint = load_to_resume(path, captioner, args)
-    train, val = make_pairs(captioner, data, args, fresh=checkpoint is None)
+    elif args.init:
+        load_weights(load_checkpoint(args.init), args.init, captioner)
+    train, val = make_pairs(captioner, data, args, fresh=not (args.resume or args.init))
+    objective = make_objective(train, data, args)
     stored_size = data.splits["train"].images.shape[-1]
 
     def save(which, trainer):
@@ -123,7 +133,8 @@ def train_main(cell, arguments=None):
         return validation_cider(captioner, val, references, args)
 
     precision = autocast(args.device, args.precision)
-    trainer = Trainer(captioner, train, val, args, save, precision, score if can_score(references) else None)
+    score = score if can_score(references) else None
+    trainer = Trainer(captioner, train, val, args, save, precision, score, objective)
     if checkpoint:
         trainer.load_state_dict(checkpoint["training"])
         if not (args.out / f"{cell}_best.pt").exists():
@@ -207,11 +218,25 @@ def make_pairs(captioner, data, args, fresh=True):
     if fresh and encoder_weights(data, args) == "none" and not args.finetune_encoder:
         images = data.splits["train"].images
         captioner.image_encoder.calibrate(images[:: 1 + len(images) // 64].to(args.device))
-    train = prepare_pairs(captioner, data, "train", in_loop, args.augment, first=args.num_train, **common)
+    train = prepare_pairs(
+        captioner, data, "train", in_loop, args.augment, args.self_critical, first=args.num_train, **common
+    )
     val = prepare_pairs(captioner, data, "val", args.finetune_encoder, **common)
     if fresh:
         standardize_features(captioner, train, encoder_weights(data, args))
     return train, val
+
+
+def make_objective(train, data, args):
+    """What is minimised: None for the loss of the training captions."""
+    if not args.self_critical:
+        return None
+    if not (args.init or args.resume):
+        raise InputError("--self-critical makes a trained captioner better: name its checkpoint with --init")
+    references = references_of(data.splits["train"], data)
+    if not can_score(references):
+        raise InputError(f"{data.source} has training pictures without a caption to score drawn ones against")
+    return SelfCritical(train, references)
 
 
 def validation_cider(captioner, val, references, args):
@@ -227,14 +252,12 @@ def validation_cider(captioner, val, references, args):
 
 # flags that may change when a run goes on; the encoder's weights are those in the checkpoint
 FREE_TO_CHANGE = {"epochs", "out", "resume", "device", "precision", "quiet", "save_every", "patience", "data"}
-FREE_TO_CHANGE |= {"download", "dry_run", "encoder_weights"}
+FREE_TO_CHANGE |= {"download", "dry_run", "encoder_weights", "init"}
 
 
 def load_to_resume(path, captioner, args):
     """Load a checkpoint into the captioner, if it was trained with the same settings. Returns: its dict."""
     checkpoint = load_checkpoint(path)
-    if checkpoint["cell"] != captioner.cell_type or checkpoint["idx_to_token"] != captioner.idx_to_word:
-        raise InputError(f"{path} was trained with another cell or vocabulary; it can't be resumed here")
     if checkpoint["training"] is None:
         raise InputError(f"{path} holds no training state; resume from {captioner.cell_type}_last.pt")
     for name, value in vars(args).items():
@@ -242,11 +265,22 @@ def load_to_resume(path, captioner, args):
         if name not in FREE_TO_CHANGE and before != value:
             flag = "--" + name.replace("_", "-")
             raise InputError(f"{path} was trained with {flag} {before}, not {value}; leave it as it was to resume")
+    load_weights(checkpoint, path, captioner)
+    return checkpoint
+
+
+def load_weights(checkpoint, path, captioner):
+    """Take a captioner's weights, those of its encoder included, from a checkpoint's dict."""
+    if checkpoint["cell"] != captioner.cell_type or checkpoint["idx_to_token"] != captioner.idx_to_word:
+        raise InputError(f"{path} was trained with another cell or vocabulary; it can't be used here")
+    if checkpoint["encoder"] != captioner.image_encoder.name:
+        raise InputError(
+            f"{path} was trained with --encoder {checkpoint['encoder']}, not {captioner.image_encoder.name}"
+        )
     try:
         captioner.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit these settings ({error})") from error
-    return checkpoint
+        raise InputError(f"{path} does not fit these settings ({str(error).splitlines()[-1].strip()})") from error
 
 
 def print_epoch(row, epochs):

@@ -54,9 +54,10 @@ def sampling_search(
         raise ValueError(f"top_p is {top_p}, wanted in (0, 1]")
 
     def draw(scores):
-        probs, words = torch.softmax((scores - scores.amax(1, keepdim=True)) / temperature, dim=1).sort(
-            dim=1, descending=True
-        )
+        probs = torch.softmax((scores - scores.amax(1, keepdim=True)) / temperature, dim=1)
+        if top_k is None and top_p is None:
+            return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+        probs, words = probs.sort(dim=1, descending=True)
         if top_k is not None:
             probs[:, top_k:] = 0
         if top_p is not None:

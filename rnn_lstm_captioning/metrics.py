@@ -11,6 +11,7 @@ from collections import Counter
 import torch
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 from pycocoevalcap.rouge.rouge import Rouge
 
 from .vocabulary import has_words, tokenize
@@ -52,6 +53,35 @@ def cider(captions, references):
     """The CIDEr of :func:`score_captions` alone, which takes a third of the time."""
     given = {i: [" ".join(tokenize(caption))] for i, caption in enumerate(captions)}
     return 100 * float(Cider().compute_score(_tokenized(references), given)[0])
+
+
+class CiderReward:
+    """CIDEr of single captions, with the word frequencies of a whole training set.
+
+    The end of a caption counts as a word, which a caption must have: without it, captions that break
+    off ("a man in a") would pay. 1 is 100 percent.
+
+    Args: references, a list of M lists of strings. Raises: ValueError if an image has none.
+    """
+
+    def __init__(self, references):
+        self.scorer = CiderScorer()
+        for texts in _tokenized(references).values():
+            self.scorer += (None, [f"{text} <END>" for text in texts])
+        self.scorer.compute_doc_freq()
+        self.references = self.scorer.crefs
+
+    def __call__(self, captions, images):
+        """captions, a list of n lists of words; images, the index of each one's image -> a list of n scores."""
+        scores, M = [], len(self.references)
+        for start in range(0, len(captions), M):
+            part = slice(start, start + M)
+            of_captions = [self.references[image] for image in images[part]]
+            # the scorer goes through captions and references in pairs, and takes the number of the latter for M
+            self.scorer.crefs = of_captions + self.references[: M - len(of_captions)]
+            self.scorer.ctest = [cook_test(" ".join(words)) for words in captions[part]]
+            scores += map(float, self.scorer.compute_cider())
+        return scores
 
 
 def _tokenized(references):

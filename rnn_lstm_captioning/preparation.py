@@ -11,21 +11,23 @@ from .encoder import encode_all
 from .layers import evaluating
 from .storage import cache_folder
 from .training import Pairs
+from .vocabulary import decode_captions
 
 
 def prepare_pairs(
-    captioner, data, name, in_loop=False, augment=False, *, first=None, device="cpu", precision="fp32", cache=None,
-    quiet=False,
+    captioner, data, name, in_loop=False, augment=False, together=False, *, first=None, device="cpu",
+    precision="fp32", cache=None, quiet=False,
 ):  # fmt: skip
     """A split's pairs: with its images if the encoder is in the loop, else with their cached features.
 
-    Args: captioner; data, a :class:`CaptionData`; name, of the split; augment, see :class:`Pairs`;
-        first, how many of its captions to take (all for None); cache, the folder for the features
+    Args: captioner; data, a :class:`CaptionData`; name, of the split; augment and together, see
+        :class:`Pairs`; first, how many of its captions to take (all for None); cache, the folder for the features
         (beside the data where that can be written, for None); quiet, no progress bar.
     """
     split = data.splits[name].first(first)
     if in_loop:
-        return Pairs(split.captions, split.image_index, images=split.images, augment=augment)
+        together = together or not augment
+        return Pairs(split.captions, split.image_index, images=split.images, augment=augment, together=together)
     stem = None  # the features of an encoder that learns are not worth keeping
     if captioner.image_encoder.frozen:
         beside = Path(data.source).parent
@@ -37,7 +39,7 @@ def prepare_pairs(
     )  # fmt: skip
     if captioner.cell_type != "attn":  # the grid is not needed again: pool once, not in every batch
         features = pool(features)
-    return Pairs(split.captions, split.image_index, features=features)
+    return Pairs(split.captions, split.image_index, features=features, together=together)
 
 
 def pool(features):
@@ -62,3 +64,18 @@ def standardize_features(captioner, train, weights):
 def autocast(device, precision):
     """A function that returns the context in which a loss is computed at a precision."""
     return partial(torch.autocast, torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def references_of(split, data):
+    """The raw references of every image; where the file has none, its captions, as far as the vocabulary knows them."""
+    if split.references:
+        return split.references
+    references = [[] for _ in range(len(split.images))]
+    for image, text in zip(split.image_index.tolist(), known_words(split.captions, data)):
+        references[image].append(text)
+    return references
+
+
+def known_words(captions, data):
+    """Rows of word indices as text, without ``<UNK>``."""
+    return [text.replace("<UNK>", "") for text in decode_captions(captions, data.idx_to_token)]

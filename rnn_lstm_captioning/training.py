@@ -29,6 +29,7 @@ class Pairs:
     features: torch.Tensor | None = None  # float16 (M, C, grid_h, grid_w)
     images: torch.Tensor | None = None  # uint8 (M, 3, S, S)
     augment: bool = False  # take a random crop of each image, of the encoder's image size
+    together: bool = False  # captions of one image come in one batch
 
     def __len__(self):
         return len(self.captions)
@@ -48,13 +49,14 @@ class Pairs:
 
         "padded" batches have captions of any length. "length" ones have captions of one length, so
         that nothing is padded; since their order is random too, a length comes as often as it occurs.
-        If the encoder is in the loop, captions of one image stay together: then each image is
-        encoded once per epoch, not once per caption.
+        With ``together``, captions of one image stay together: an encoder in the loop then sees it once
+        per epoch, not once per caption.
         """
-        if self.features is not None or self.augment:
-            order = torch.randperm(len(self), generator=generator)
+        if self.together:
+            num_images = int(self.image_index.max()) + 1
+            order = torch.randperm(num_images, generator=generator)[self.image_index].argsort(stable=True)
         else:
-            order = torch.randperm(len(self.images), generator=generator)[self.image_index].argsort(stable=True)
+            order = torch.randperm(len(self), generator=generator)
         if batching == "padded":
             return order.split(batch_size)
         lengths = (self.captions[order] != NULL).sum(1)
@@ -62,16 +64,20 @@ class Pairs:
         return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
 
     def batch_loss(self, captioner, rows, device):
-        """The captioner's loss on some caption rows; every image is encoded once."""
+        """The captioner's loss on some caption rows."""
         captions = self.captions[rows]
         captions = captions[:, : (captions != NULL).sum(1).amax()].to(device)  # no step on padding alone
+        return captioner.loss(self.row_features(captioner, rows, device), captions)
+
+    def row_features(self, captioner, rows, device):
+        """The features (n, C, grid_h, grid_w) of the images of n caption rows; every image is encoded once."""
         if self.features is not None:
-            return captioner.loss(self.features[self.image_index[rows]].to(device), captions)
+            return self.features[self.image_index[rows]].to(device)
         pictures, inverse = self.image_index[rows].unique(return_inverse=True)
         images = self.images[pictures].to(device)
         if self.augment:
             images = random_crops(images, captioner.image_encoder.image_size)
-        return captioner.loss(captioner.encode(images)[inverse.to(device)], captions)
+        return captioner.encode(images)[inverse.to(device)]
 
 
 def evaluate(captioner, pairs, batch_size, device, autocast):
@@ -106,11 +112,11 @@ class Trainer:
         with "last" or "best" and this trainer whenever a checkpoint is due; autocast, a function
         that returns the context in which the loss is computed; score, a function that returns the
         CIDEr of the captions that the captioner now writes for val, or None: then the best epoch is
-        the one with the lowest validation loss.
+        the one with the lowest validation loss; objective, whose batch_loss is minimised (train's).
     """
 
-    def __init__(self, captioner, train, val, settings, save, autocast, score=None):
-        self.captioner, self.train, self.val = captioner, train, val
+    def __init__(self, captioner, train, val, settings, save, autocast, score=None, objective=None):
+        self.captioner, self.train, self.val, self.objective = captioner, train, val, objective or train
         self.settings, self.save, self.autocast, self.score = settings, save, autocast, score
         optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
         parameters = [p for p in captioner.parameters() if p.requires_grad]
@@ -160,7 +166,7 @@ class Trainer:
                     factor = learning_rate_factor(settings.schedule, self.step, self.total_steps)
                     group["lr"] = settings.learning_rate * factor
                 with self.autocast():
-                    loss = self.train.batch_loss(captioner, rows, device)
+                    loss = self.objective.batch_loss(captioner, rows, device)
                 self.optimizer.zero_grad()
                 loss.backward()
                 norm = clip_grad_norm_(captioner.parameters(), settings.clip or math.inf)
@@ -187,11 +193,13 @@ class Trainer:
 
     def show(self, bar, loss, rows):
         words = (self.train.captions[rows, 1:] != NULL).sum().item() / len(rows)
+        value = f"loss {loss:.2f}/caption, perplexity {math.exp(min(loss / words, 99)):.1f}/word"
+        if self.objective is not self.train:
+            value = f"CIDEr of drawn captions {-100 * loss:.1f}"
         rate = bar.format_dict["rate"]
         left = (self.total_steps - self.step) / rate if rate else 0
         bar.set_postfix_str(
-            f"loss {loss:.2f}/caption, perplexity {math.exp(min(loss / words, 99)):.1f}/word, "
-            f"{(rate or 0) * self.settings.batch_size:.0f} captions/s, {left / 60:.0f} min to the end"
+            f"{value}, {(rate or 0) * self.settings.batch_size:.0f} captions/s, {left / 60:.0f} min to the end"
         )
 
     def finish_epoch(self):

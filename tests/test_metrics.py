@@ -10,6 +10,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from rnn_lstm_captioning.metrics import (
     METRICS,
+    CiderReward,
     can_score,
     diversity,
     human_against_others,
@@ -91,3 +92,21 @@ def test_reference_rows():
     captions, others = human_against_others(REFERENCES + [["alone"]])
     assert captions[1] == "Two men play football" and others[1] == ["men playing a game"] and len(captions) == 3
     assert diversity(["a b", "a b", "c"]) == {"distinct": 2 / 3, "words_used": 3}
+
+
+def test_the_reward_is_cider_with_the_end_as_a_word_and_the_frequencies_of_the_whole_set():
+    truth = {
+        0: ["a dog runs <END>", "a brown dog is running <END>", "the dog <END>"],
+        1: ["two men play football <END>", "men playing a game <END>"],
+        2: ["a red car on a street <END>", "a car is parked <END>"],
+    }
+    given = {0: ["a dog is running <END>"], 1: ["two men play"], 2: ["a car on the street <END>"]}
+    expected = Cider().compute_score(truth, given)[1]
+    captions = [given[i][0].split() for i in range(3)]
+    reward = CiderReward(REFERENCES)
+    assert reward(captions, [0, 1, 2]) == pytest.approx(expected, abs=1e-12)
+    assert reward([captions[2]], [2]) == pytest.approx(expected[2:], abs=1e-12)
+    assert reward([captions[1], captions[0]], [1, 0]) == pytest.approx(expected[[1, 0]], abs=1e-12)
+    assert reward(captions * 3, [0, 1, 2] * 3) == pytest.approx([*expected] * 3, abs=1e-12)
+    broken_off = captions[0][:-1]
+    assert reward([broken_off], [0])[0] < expected[0]
