@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import resize
 
 from .errors import InputError
-from .storage import replacing
+from .storage import load, replacing
 
 # what follows the last spatial features in torchvision's classification networks
 HEAD = {"avgpool", "classifier", "fc", "head", "heads"}
@@ -50,8 +50,9 @@ class ImageEncoder(nn.Module):
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
         self.cnn.eval().requires_grad_(not frozen)
         try:
+            side = min(image_size or 64, 64)
             with torch.no_grad():
-                self.out_channels = self(torch.zeros(1, 3, image_size or 64, image_size or 64)).shape[1]
+                _, self.out_channels, _, _ = self.cnn(torch.zeros(1, 3, side, side)).shape
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise InputError(
                 f"--encoder {name} has no spatial features that this project can take; "
@@ -123,11 +124,11 @@ def _download_state_dict(name, progress):
 
 def _read_state_dict(path):
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load(path)
     except FileNotFoundError as error:
         raise InputError(f"--encoder-weights {path}: there is no such file") from error
-    except Exception as error:  # torch.load raises whatever its unpickler meets
-        raise InputError(f"--encoder-weights {path} is not a file of weights that torch can read safely") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"--encoder-weights {path} is not a file of weights: {error}") from error
 
 
 def _load_weights(network, name, state, source):

@@ -1,27 +1,118 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all, and what is read from them can do no harm."""
 
 import os
+import pickle
+import re
+import socket
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 
 @contextmanager
 def replacing(path):
     """A temporary path beside ``path``, moved into its place once it is written and on the disk.
 
-    The folder is made if it is missing. If the block fails, what was at ``path`` stays untouched
-    and the temporary file is removed.
+    The folder is made if it is missing. If the block fails, or the process is killed, what was at
+    ``path`` stays untouched; the temporary file is removed, after a kill by the next writer.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # the suffix tells libraries the format
+    host = re.sub(r"\W", "", socket.gethostname())
+    unfinished = path.with_name(f".{path.stem}.{host}.{os.getpid()}{path.suffix}")  # the suffix tells the format
+    for left in path.parent.glob(f".{path.stem}.{host}.*{path.suffix}"):
+        if not _is_running(left.suffixes[-2][1:] if path.suffix else left.suffix[1:]):
+            left.unlink(missing_ok=True)
     try:
         yield unfinished
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
+        _sync(unfinished)
         os.replace(unfinished, path)
+        if os.name == "posix":
+            _sync(path.parent)  # or the new name could be lost with the power
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _sync(path):
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _is_running(pid):
+    if os.name != "posix" or not pid.isdigit():
+        return True  # who knows
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def save(value, path):
+    """Write a dict of tensors and plain values to ``path``, whole or not at all. Raises: OSError."""
+    with replacing(path) as unfinished, open(unfinished, "wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # torch hides what went wrong
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def load(path, mmap=False):
+    """Read what :func:`save` or torch.save has written: tensors and plain values, never code.
+
+    Raises: FileNotFoundError; ValueError that says why the file cannot be used.
+    """
+    path = Path(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("it is compressed, or claims to hold more than it does")
+                for part in archive.namelist():
+                    if not mmap or part.endswith("data.pkl"):  # what is mapped is too large to be read now
+                        _check_sum(archive, part)
+        else:
+            mmap = False  # files in the format before torch 1.6 cannot be mapped
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except FileNotFoundError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ValueError("it is not a file of tensors and plain values, and nothing else is ever unpickled") from error
+    except Exception as error:  # torch.load raises whatever it meets
+        what = str(error).split("\n")[0][:200]
+        raise ValueError(f"it is damaged, or of another kind ({type(error).__name__}: {what})") from error
+    if not all(map(_is_whole, _tensors(value))):
+        raise ValueError("it has a tensor that claims more elements than it stores")
+    return value
+
+
+def _check_sum(archive, name):
+    with archive.open(name) as part:  # raises BadZipFile at the end if the CRC-32 differs
+        while part.read(1 << 20):
+            pass
+
+
+def _is_whole(tensor):
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
 
 
 def cache_folder():

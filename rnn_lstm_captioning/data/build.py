@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..command import ArgumentParser, positive, run_command
 from ..errors import InputError, RunFailed
-from ..storage import replacing
+from ..storage import replacing, save
 from ..visualize import save_contact_sheet
 from ..vocabulary import build_vocabulary, encode_captions, tokenize
 from .images import try_to_load
@@ -80,8 +80,7 @@ def main(arguments=None):
     encode_splits(data, list(sources), args, report)
     save_contact_sheet(args.out.with_name(args.out.stem + "_sheet.png"), *sheet(data, list(sources)))
     del data["train_references"]  # raw text serves the metrics, and those never look at the training split
-    with replacing(args.out) as unfinished:
-        torch.save(data, unfinished)
+    save(data, args.out)
     report_path = args.out.with_name(args.out.stem + "_report.txt")
     with replacing(report_path) as unfinished:
         unfinished.write_text("\n".join(report) + "\n", encoding="utf-8")

@@ -8,7 +8,6 @@ int64 (R,), which image a caption describes; ``*_references``, a list of M lists
 
 import hashlib
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -17,6 +16,7 @@ from urllib.request import Request, urlopen
 import torch
 
 from ..errors import InputError
+from ..storage import load
 from ..vocabulary import NULL, SPECIAL_TOKENS, START
 from .scenes import make_scenes
 
@@ -76,18 +76,12 @@ def load_captions(source):
     if not path.exists():
         raise InputError(f"{path}: there is no such caption file; --data FILE names another, --data scenes needs none")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as mapping_error:  # torch.load raises whatever its unpickler meets
-        try:  # files in the format before torch 1.6, which are no zip files, cannot be mapped
-            if zipfile.is_zipfile(path):
-                raise mapping_error
-            data = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            what = str(error).split("\n")[0][:200]
-            raise InputError(
-                f"{path} is not a caption file that can be read safely ({type(error).__name__}: {what}); "
-                "build one with python -m rnn_lstm_captioning.data.build, or fetch coco.pt with --download"
-            ) from error
+        data = load(path, mmap=True)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a caption file that can be read safely: {error}; "
+            "build one with python -m rnn_lstm_captioning.data.build, or fetch coco.pt with --download"
+        ) from error
     status = path.stat()  # a hash of the contents would read gigabytes at every start
     return check_captions(data, str(path), f"{status.st_size} bytes of {status.st_mtime_ns}")
 
