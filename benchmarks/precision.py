@@ -37,9 +37,11 @@ def main():
         trainer = Trainer(captioner, train, val, args, lambda *_: None, autocast(args.device, precision))
         trainer.run()
         final[precision] = trainer.history[-1]["val_loss_per_word"]
-        rate = sum(row["captions_per_second"] for row in trainer.history) / args.epochs
         losses = ", ".join(f"{row['val_loss_per_word']:.4f}" for row in trainer.history)
-        print(f"{precision}: validation, nats per word: {losses}; {rate:.0f} captions/s", flush=True)
+        print(
+            f"{precision}: validation, nats per word: {losses}; {trainer.captions_per_second:.0f} captions/s",
+            flush=True,
+        )
         for split, colour in (("train", "tab:blue"), ("val", "tab:orange")):
             epochs, loss = zip(*((row["epoch"], row[f"{split}_loss_per_word"]) for row in trainer.history))
             axes.plot(epochs, loss, line, color=colour, marker="o", markersize=3, label=f"{split}, {precision}")

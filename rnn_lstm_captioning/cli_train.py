@@ -1,16 +1,18 @@
 """The command line behind train_rnn.py, train_lstm.py and train_lstm_attention.py."""
 
+import os
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from . import distributed
 from .captioner import IMAGE_INPUTS, IMAGE_NORMS, CaptioningRNN
 from .checkpoint import load_checkpoint, save_checkpoint
 from .command import SCRIPTS, ArgumentParser, device, non_negative, positive, probability
 from .data.files import COCO_BYTES, COCO_PATH, download, load_captions
 from .encoder import ImageEncoder
-from .errors import InputError
+from .errors import InputError, RunFailed
 from .inference import PictureCaptioner, default_device
 from .metrics import can_score, cider
 from .preparation import autocast, prepare_pairs, references_of, standardize_features
@@ -83,6 +85,7 @@ def get_train_parser(cell):
     training.add_argument("--seed", type=non_negative(int), default=0, help="(%(default)s)")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda where there is one")
+    machine.add_argument("--deterministic", action="store_true", help="on cuda: same seed, same bytes; slower")
     machine.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="(%(default)s)")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, default=Path("cv"), metavar="DIR", help="(%(default)s)")
@@ -100,68 +103,94 @@ def get_train_parser(cell):
 def train_main(cell, arguments=None):
     """Train a captioner of the given cell as the command line says."""
     args = get_train_parser(cell).parse_args(arguments)
-    args.device = args.device or default_device()
+    if args.deterministic:  # on a CPU, everything is
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    with distributed.joined(args.device or default_device()) as args.device:
+        train_here(cell, args)
+
+
+def train_here(cell, args):
+    """Train a captioner in this process, one of those that train together."""
     torch.manual_seed(args.seed)
+    args.quiet = args.quiet or distributed.rank() > 0
     if args.dry_run:
         args.epochs, args.out = 1, args.out / "dry-run"
     args.out.mkdir(parents=True, exist_ok=True)  # a mistake in it should show before hours of training
+    if not os.access(args.out, os.W_OK):
+        raise InputError(f"--out {args.out} can't be written to")
     data = choose_data(args)
     captioner = make_captioner(cell, data, args)
-    checkpoint = None
-    if args.resume:
-        path = args.out / f"{cell}_last.pt" if args.resume is True else Path(args.resume)
-        checkpoint = load_to_resume(path, captioner, args)
+    last, best = (args.out / f"{cell}_{which}.pt" for which in ("last", "best"))
+    path = last if args.resume is True else args.resume
+    checkpoint = distributed.from_first(lambda: find_checkpoint(path, args)) if args.resume else None
+    if checkpoint:
+        check_settings(checkpoint, path, args)
+        load_weights(checkpoint, path, captioner)
     elif args.init:
-        load_weights(load_checkpoint(args.init), args.init, captioner)
-    train, val = make_pairs(captioner, data, args, fresh=not (args.resume or args.init))
+        load_weights(distributed.from_first(lambda: load_checkpoint(args.init)), args.init, captioner)
+    train, val = make_pairs(captioner, data, args, fresh=not (checkpoint or args.init))
     objective = make_objective(train, data, args)
     stored_size = data.splits["train"].images.shape[-1]
 
     def save(which, trainer):
         state = trainer.state_dict() if which == "last" else None
+        if distributed.rank() > 0:
+            return
         settings = {k: v if isinstance(v, int | float | str | None) else str(v) for k, v in vars(args).items()}
         save_checkpoint(args.out / f"{cell}_{which}.pt", captioner, stored_size, settings, data.source, state)
-        if which == "last" and trainer.history:
-            write_log(args.out / f"{cell}_log.csv", trainer.history)
-            save_loss_curve(args.out / f"{cell}_loss.png", trainer.history, f"{cell}, {data.source}")
-            if trainer.step == trainer.history[-1]["step"]:
-                print_epoch(trainer.history[-1], args.epochs)
+        if which == "last" and trainer.history and trainer.step == trainer.history[-1]["step"]:
+            write_history(trainer.history)
+            print_epoch(trainer, args.epochs)
+
+    def write_history(history):
+        write_log(args.out / f"{cell}_log.csv", history)
+        save_loss_curve(args.out / f"{cell}_loss.png", history, f"{cell}, {data.source}")
 
     references = data.splits["val"].references
 
     def score():
         return validation_cider(captioner, val, references, args)
 
-    precision = autocast(args.device, args.precision)
     score = score if can_score(references) else None
-    trainer = Trainer(captioner, train, val, args, save, precision, score, objective)
+    trainer = Trainer(captioner, train, val, args, save, autocast(args.device, args.precision), score, objective)
+    if distributed.rank():
+        torch.manual_seed(args.seed + (distributed.rank() << 32))  # each process drops out other elements
     if checkpoint:
-        trainer.load_state_dict(checkpoint["training"])
-        if not (args.out / f"{cell}_best.pt").exists():
+        resume(trainer, checkpoint, path, args)
+        if not distributed.from_first(best.exists):
             trainer.best = None  # it lies in another folder: the next epoch is the best one here
             if trainer.step >= trainer.total_steps:
                 raise InputError(f"{path} is of a run that is finished; --epochs above {args.epochs} goes on")
-    if not trainer.run():
-        print(f"saved: {args.out / cell}_last.pt after step {trainer.step}; the same command with --resume goes on")
+        if trainer.history and distributed.rank() == 0:
+            write_history(trainer.history)
+    try:
+        finished = trainer.run()
+    except (RunFailed, OSError) as error:
+        rest = f"{last} is as it was last saved: --resume goes on from there" if last.exists() else "nothing was saved"
+        raise RunFailed(f"{error}; {rest}") from error
+    if not finished:
+        distributed.say(f"saved: {last} after step {trainer.step}; the same command with --resume goes on")
         raise KeyboardInterrupt
     score_text = f", CIDEr {trainer.best['val_cider']:.1f}" if "val_cider" in trainer.best else ""
-    print(
-        f"best: {args.out / cell}_best.pt, of epoch {trainer.best['epoch']}: "
+    distributed.say(
+        f"best: {best}, of epoch {trainer.best['epoch']}: "
         f"{trainer.best['val_loss_per_word']:.3f} nats per word{score_text}"
     )
-    print(f"next: python test_{SCRIPTS[cell]}.py --checkpoint {args.out / cell}_best.pt --image PHOTO")
+    distributed.say(f"next: python test_{SCRIPTS[cell]}.py --checkpoint {best} --image PHOTO")
 
 
 def choose_data(args):
     """Load the data that the arguments name, or the best that is there, and say which."""
     if args.download and args.data:
         raise InputError(f"--download fetches {COCO_PATH} and trains on it; leave out --data {args.data}")
-    if args.download:
+    if args.download and distributed.is_first_here():
         with tqdm(total=COCO_BYTES, unit="B", unit_scale=True, desc="coco.pt", disable=args.quiet) as bar:
             download(progress=bar.update)
+    distributed.any_of(False)  # the others wait
     source = args.data or (str(COCO_PATH) if COCO_PATH.exists() else "scenes")
     hint = "; --download fetches coco.pt, --data FILE takes your own" if source == "scenes" and not args.data else ""
-    print(f"data: {'the built-in scenes' if source == 'scenes' else source}{hint}", flush=True)
+    distributed.say(f"data: {'the built-in scenes' if source == 'scenes' else source}{hint}")
     data = load_captions(source)
     if args.dry_run:
         data.splits = {name: split.first(4 * args.batch_size) for name, split in data.splits.items()}
@@ -197,10 +226,9 @@ def make_captioner(cell, data, args):
         **({} if cell == "attn" else {"image_input": args.image_input, "image_norm": args.image_norm}),
     ).to(args.device)
     trained = sum(p.numel() for p in captioner.parameters() if p.requires_grad)
-    print(
+    distributed.say(
         f"model: {cell}, {args.encoder} (weights: {weights}; {'trained too' if args.finetune_encoder else 'frozen'}), "
-        f"{len(data.idx_to_token)} words, {trained:,} parameters to train",
-        flush=True,
+        f"{len(data.idx_to_token)} words, {trained:,} parameters to train"
     )
     return captioner
 
@@ -240,33 +268,55 @@ def make_objective(train, data, args):
 
 
 def validation_cider(captioner, val, references, args):
-    """CIDEr of the greedy captions of the validation images, in percent."""
+    """CIDEr of the greedy captions of the validation images, in percent; each process captions its share."""
     inference, precision = PictureCaptioner(captioner, None, args.device), autocast(args.device, args.precision)
     with precision():
         if val.features is not None:
-            captions = inference.caption_features(val.features, args.batch_size)
+            captions = inference.caption_features(distributed.share(val.features), args.batch_size)
         else:
-            captions = inference.caption_images(val.images)
-    return cider([caption.text for caption in captions], references)
+            captions = inference.caption_images(distributed.share(val.images))
+    return cider([text for part in distributed.gather([c.text for c in captions]) for text in part], references)
 
+
+# ----------------------------------------------------------------------------------- going on
 
 # flags that may change when a run goes on; the encoder's weights are those in the checkpoint
 FREE_TO_CHANGE = {"epochs", "out", "resume", "device", "precision", "quiet", "save_every", "patience", "data"}
 FREE_TO_CHANGE |= {"download", "dry_run", "encoder_weights", "init"}
 
 
-def load_to_resume(path, captioner, args):
-    """Load a checkpoint into the captioner, if it was trained with the same settings. Returns: its dict."""
+def find_checkpoint(path, args):
+    """The dict of the checkpoint to resume from; None for a bare --resume before there is one, so that one
+    command can be given again and again."""
+    if args.resume is True and not path.exists():
+        print(f"{path} is not there yet: starting from the beginning", flush=True)
+        return None
     checkpoint = load_checkpoint(path)
     if checkpoint["training"] is None:
-        raise InputError(f"{path} holds no training state; resume from {captioner.cell_type}_last.pt")
+        raise InputError(f"{path} holds no training state; resume from the file that ends in _last.pt")
+    return checkpoint
+
+
+def check_settings(checkpoint, path, args):
+    """Raise InputError if a run would not go on as it began."""
     for name, value in vars(args).items():
         before = checkpoint["settings"].get(name, value)
         if name not in FREE_TO_CHANGE and before != value:
             flag = "--" + name.replace("_", "-")
             raise InputError(f"{path} was trained with {flag} {before}, not {value}; leave it as it was to resume")
-    load_weights(checkpoint, path, captioner)
-    return checkpoint
+    before = checkpoint["settings"].get("epochs", args.epochs)
+    if before != args.epochs:
+        distributed.say(f"--epochs was {before} and is {args.epochs}: the learning rate's schedule is stretched to it")
+
+
+def resume(trainer, checkpoint, path, args):
+    """Bring a trainer to where a checkpoint's was."""
+    try:
+        random_numbers_go_on = trainer.load_state_dict(checkpoint["training"])
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: its training state doesn't fit its weights ({error})") from error
+    if not random_numbers_go_on:
+        distributed.say(f"{path} is of another number of processes: the run goes on, but not bit for bit the same")
 
 
 def load_weights(checkpoint, path, captioner):
@@ -283,12 +333,13 @@ def load_weights(checkpoint, path, captioner):
         raise InputError(f"{path} does not fit these settings ({str(error).splitlines()[-1].strip()})") from error
 
 
-def print_epoch(row, epochs):
+def print_epoch(trainer, epochs):
+    row = trainer.history[-1]
     score_text = f", CIDEr {row['val_cider']:.1f}" if "val_cider" in row else ""
     print(
         f"epoch {row['epoch']}/{epochs}: train {row['train_loss']:.3f}, val {row['val_loss']:.3f} nats per caption; "
         f"val {row['val_loss_per_word']:.3f} nats per word, perplexity {row['val_perplexity']:.2f}"
         f"{score_text}; "
-        f"{row['captions_per_second']:.0f} captions/s, {row['seconds']:.0f} s",
+        f"{trainer.captions_per_second:.0f} captions/s, {trainer.seconds:.0f} s",
         flush=True,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from . import distributed
 from .errors import InputError, RunFailed
 
 SCRIPTS = {"rnn": "rnn", "lstm": "lstm", "attn": "lstm_attention"}  # cell -> train_*.py and test_*.py
@@ -44,14 +45,16 @@ def run_command(main):
     try:
         main()
     except InputError as error:
-        leave(2, str(error))
+        leave(2, str(error) if distributed.is_first_here() else None)
     except KeyboardInterrupt:
-        leave(130, "stopped by Ctrl-C")
+        leave(130, "stopped by a signal" if distributed.is_first_here() else None)
     except (OSError, RunFailed) as error:
         leave(1, str(error))
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             leave(1, "there is not enough memory; use a smaller --batch-size, --hidden-dim or --image-size")
+        if distributed.is_about_others(error):
+            leave(1, f"another process of this run has ended, so this one ends too ({str(error).splitlines()[0]})")
         raise
 
 
@@ -68,8 +71,9 @@ def reuse_memory():
 
 
 def leave(code, message):
-    """Say one line on standard error and end the process."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    """Say one line on standard error, if there is a message, and end the process."""
+    if message:
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 

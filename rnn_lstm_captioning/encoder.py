@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 from torchvision.transforms.v2.functional import resize
 
+from . import distributed
 from .errors import InputError
 from .storage import load, replacing
 
@@ -157,6 +158,7 @@ def encode_all(
     encoder, images, path=None, identity="", device="cpu", precision="fp32", batch_size=64, progress=iter
 ):  # fmt: skip
     """The features of all images; with a path, computed once, and memory-mapped at every later call.
+    Several processes share the work, and the first one on each machine writes the file.
 
     Args: encoder, a frozen :class:`ImageEncoder`; images, uint8 (M, 3, S, S); path, the start of the
         cache file's name, to which the encoder's name and a key is added that changes with identity,
@@ -167,31 +169,47 @@ def encode_all(
     """
     shape = (len(images), *encoder(images[:1].to(device)).shape[1:])
 
+    def encode(batch):
+        """A batch's features, float16; empty ones if there are no images left for this process."""
+        if not len(batch):
+            return torch.zeros(0, *shape[1:], dtype=torch.float16)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+            encoded = encoder(batch.to(device))
+        encoded = encoded.to(device="cpu", dtype=torch.float16)
+        if not encoded.isfinite().all():
+            raise InputError(f"{encoder.name} gives features beyond 65504, which 16 bits can't hold")
+        return encoded
+
     def fill(features):
-        for start in progress(range(0, len(images), batch_size)):
-            batch = images[start : start + batch_size].to(device)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-                encoded = encoder(batch)
-            encoded = encoded.to(device="cpu", dtype=torch.float16)
-            if not encoded.isfinite().all():
-                raise InputError(f"{encoder.name} gives features beyond 65504, which 16 bits can't hold")
-            features[start : start + batch_size] = encoded.numpy()
-        return features
+        for start in progress(range(0, len(images), batch_size * distributed.count())):
+            first = start + batch_size * distributed.rank()
+            mine = encode(images[first : first + batch_size])
+            padded = torch.cat([mine, mine.new_zeros(batch_size - len(mine), *shape[1:])])
+            everyones = distributed.stack(padded)[: len(images) - start]
+            if features is not None:
+                features[start : start + len(everyones)] = everyones.numpy()
 
     if path is None:
-        return torch.from_numpy(fill(np.empty(shape, np.float16)))
+        features = np.empty(shape, np.float16)
+        fill(features)
+        return torch.from_numpy(features)
     key = hashlib.sha256(f"{identity} {shape} {encoder.image_size} {precision}".encode())
     for name, tensor in encoder.state_dict().items():
         key.update(f"{name} {tensor.dtype}".encode())
         key.update(tensor.cpu().contiguous().numpy())
     path = Path(f"{path}.{encoder.name}-{key.hexdigest()[:16]}.npy")
-    if not path.exists():
-        with replacing(path) as unfinished:
-            features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash in the middle
-                with open(unfinished, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
-            fill(features).flush()
+    if distributed.any_of(not path.exists()):
+        if distributed.is_first_here():
+            with replacing(path) as unfinished:
+                features = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
+                if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash in the middle
+                    with open(unfinished, "r+b") as file:
+                        os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
+                fill(features)
+                features.flush()
+        else:
+            fill(None)
+        distributed.any_of(False)  # wait until the file is there
     with warnings.catch_warnings():  # torch has no read-only tensors; nobody writes into these
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.load(path, mmap_mode="r"))

@@ -7,9 +7,11 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from . import distributed
 from .data.images import random_crops
 from .errors import RunFailed
 from .layers import evaluating
@@ -81,12 +83,14 @@ class Pairs:
 
 
 def evaluate(captioner, pairs, batch_size, device, autocast):
-    """The loss on all pairs. Returns: nats per caption, nats per word."""
+    """The loss on all pairs, each process taking its share. Returns: nats per caption, nats per word."""
     total = 0.0
     with evaluating(captioner):
-        for rows in torch.arange(len(pairs)).split(batch_size):
-            with autocast():
-                total += pairs.batch_loss(captioner, rows, device).item() * len(rows)
+        for rows in distributed.share(torch.arange(len(pairs))).split(batch_size):
+            if len(rows):  # a process may have no share
+                with autocast():
+                    total += pairs.batch_loss(captioner, rows, device).item() * len(rows)
+    total = sum(distributed.gather(total))
     return total / len(pairs), total / pairs.words
 
 
@@ -105,6 +109,17 @@ def merit(row):
     return row.get("val_cider", -row["val_loss_per_word"])
 
 
+class BatchLoss(nn.Module):
+    """An objective's batch_loss as a module, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, captioner, objective, device):
+        super().__init__()
+        self.captioner, self.objective, self.device = captioner, objective, device
+
+    def forward(self, rows):
+        return self.objective.batch_loss(self.captioner, rows, self.device)
+
+
 class Trainer:
     """Trains a captioner, and can stop after any step and go on from there.
 
@@ -119,71 +134,81 @@ class Trainer:
         self.captioner, self.train, self.val, self.objective = captioner, train, val, objective or train
         self.settings, self.save, self.autocast, self.score = settings, save, autocast, score
         optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
-        parameters = [p for p in captioner.parameters() if p.requires_grad]
-        matrices, vectors = ([p for p in parameters if (p.dim() > 1) == wanted] for wanted in (True, False))
+        self.parameters = [p for p in captioner.parameters() if p.requires_grad]
+        matrices, vectors = ([p for p in self.parameters if (p.dim() > 1) == wanted] for wanted in (True, False))
         self.optimizer = optimizer(
             [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
             lr=settings.learning_rate,
-            fused=parameters[0].device.type in ("cpu", "cuda"),  # one pass over memory
+            fused=self.parameters[0].device.type in ("cpu", "cuda"),  # one pass over memory
         )
+        self.batch_loss = distributed.parallel(BatchLoss(captioner, self.objective, settings.device))
         self.steps_per_epoch = len(self.batches_of_epoch(0))
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.step, self.history, self.best = 0, [], None  # best: its row of the history
-        self.captions_per_second, self.epoch_start = math.nan, time.monotonic()
+        self.norms, self.clipped = 0.0, 0  # of this epoch: the sum of the gradients' norms, how many were clipped
+        self.captions_per_second, self.seconds, self.epoch_start = math.nan, math.nan, time.monotonic()
 
     def run(self):
-        """Train to the last epoch. Returns False if Ctrl-C ended it before; a checkpoint is saved either way."""
+        """Train to the last epoch. Returns False if a signal ended it before; a checkpoint is saved either way."""
         with _Interruption() as interruption:
             epochs_done, steps_left_over = divmod(self.step, self.steps_per_epoch)
             if epochs_done > len(self.history) and not steps_left_over:
                 self.finish_epoch()  # what was resumed ended between an epoch's last step and its evaluation
-            while self.step < self.total_steps:
-                if self.train_one_epoch(interruption):
-                    self.finish_epoch()
-                else:
+            while self.step < self.total_steps and not self.out_of_patience():
+                if not self.train_one_epoch(interruption):
                     self.save("last", self)
-                if interruption.noticed:
+                    return False
+                self.finish_epoch()
+                if interruption.noticed():
                     return self.step == self.total_steps
-                if self.out_of_patience():
-                    break
         return True
 
     def out_of_patience(self):
         """Whether the best epoch is too long ago."""
-        patience, last = self.settings.patience, self.history[-1]["epoch"]
-        return bool(patience) and self.step < self.total_steps and last - self.best["epoch"] >= patience
+        patience = self.settings.patience
+        return bool(patience and self.best) and self.history[-1]["epoch"] - self.best["epoch"] >= patience
 
     def train_one_epoch(self, interruption):
         """From the current step to the end of its epoch. Returns False if interrupted before that."""
-        settings, captioner, device = self.settings, self.captioner, self.settings.device
-        captioner.train()
+        settings = self.settings
+        self.captioner.train()
         epoch, start = divmod(self.step, self.steps_per_epoch)
         batches = self.batches_of_epoch(epoch)[start:]
         self.epoch_start = time.monotonic()
         with tqdm(batches, desc=f"epoch {epoch + 1}/{settings.epochs}", disable=settings.quiet, leave=False) as bar:
             for rows in bar:
-                for group in self.optimizer.param_groups:
-                    factor = learning_rate_factor(settings.schedule, self.step, self.total_steps)
-                    group["lr"] = settings.learning_rate * factor
-                with self.autocast():
-                    loss = self.objective.batch_loss(captioner, rows, device)
-                self.optimizer.zero_grad()
-                loss.backward()
-                norm = clip_grad_norm_(captioner.parameters(), settings.clip or math.inf)
-                if not torch.isfinite(loss + norm):
-                    raise RunFailed(
-                        f"step {self.step + 1}: the loss is {loss.item()}, the gradient's norm {norm.item()}; "
-                        "use a lower --learning-rate or --clip"
-                    )
-                self.optimizer.step()
-                self.step += 1
-                self.show(bar, loss.item(), rows)
-                if interruption.noticed and self.step % self.steps_per_epoch:
+                loss = self.train_one_batch(rows)
+                self.show(bar, loss, rows)
+                if interruption.noticed() and self.step % self.steps_per_epoch:
                     return False
                 if settings.save_every and self.step % settings.save_every == 0:
                     self.save("last", self)
         self.captions_per_second = sum(map(len, batches)) / (time.monotonic() - self.epoch_start)
         return True
+
+    def train_one_batch(self, rows):
+        """One step of the optimizer. Returns: the loss (of this process's share of the rows)."""
+        settings = self.settings
+        for group in self.optimizer.param_groups:
+            factor = learning_rate_factor(settings.schedule, self.step, self.total_steps)
+            group["lr"] = settings.learning_rate * factor
+        mine = distributed.share(rows)
+        with self.autocast():
+            loss = self.batch_loss(mine if len(mine) else rows[:1])
+        self.optimizer.zero_grad()
+        # the mean over the processes of what is weighted so is the mean over all rows, however many each has
+        (loss * (len(mine) * distributed.count() / len(rows))).backward()
+        norm = clip_grad_norm_(self.parameters, settings.clip or math.inf)
+        if not torch.isfinite(loss + norm):
+            raise RunFailed(
+                f"step {self.step + 1}: the loss is {loss.item()}, the gradient's norm {norm.item()}; "
+                "use a lower --learning-rate or --clip"
+            )
+        self.optimizer.step()
+        self.step += 1
+        self.norms += norm.item()
+        self.clipped += bool(settings.clip) and norm.item() > settings.clip
+        return loss.item()
 
     def batches_of_epoch(self, epoch):
         """The rows of an epoch's batches, the same at every call: an interrupted epoch can go on."""
@@ -199,21 +224,24 @@ class Trainer:
         rate = bar.format_dict["rate"]
         left = (self.total_steps - self.step) / rate if rate else 0
         bar.set_postfix_str(
-            f"{value}, {(rate or 0) * self.settings.batch_size:.0f} captions/s, {left / 60:.0f} min to the end"
+            f"{value}, {(rate or 0) * self.settings.batch_size:.0f} captions/s, {left / 60:.0f} min to the end",
+            refresh=False,
         )
 
     def finish_epoch(self):
-        """Evaluate both splits, log, and save."""
+        """Evaluate both splits, log, and save. The log's row says nothing of time: it is the same at every run."""
         settings = self.settings
         row = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
         for name, pairs in (("train", self.train.sample(len(self.val))), ("val", self.val)):
             per_caption, per_word = evaluate(self.captioner, pairs, settings.batch_size, settings.device, self.autocast)
             row |= {f"{name}_loss": per_caption, f"{name}_loss_per_word": per_word}
             row[f"{name}_perplexity"] = math.exp(min(per_word, 99))
-        row["captions_per_second"] = self.captions_per_second
+        row["gradient_norm"] = self.norms / self.steps_per_epoch
+        row["clipped"] = self.clipped / self.steps_per_epoch
+        self.norms, self.clipped = 0.0, 0
         if self.score:
             row["val_cider"] = self.score()
-        row["seconds"] = time.monotonic() - self.epoch_start
+        self.seconds = time.monotonic() - self.epoch_start
         self.history.append(row)
         if self.best is None or merit(row) > merit(self.best):
             self.best = row
@@ -221,39 +249,59 @@ class Trainer:
         self.save("last", self)
 
     def state_dict(self):
-        """What another trainer with the same settings needs to go on from here."""
+        """What other trainers with the same settings need to go on from here; every process must call it."""
+        device = torch.device(self.settings.device)
+        random_state = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            random_state["cuda"] = torch.cuda.get_rng_state(device)
         return {
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "best": self.best,
             "history": self.history,
-            "random_state": torch.get_rng_state(),
-            "cuda_random_states": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "norms": self.norms,
+            "clipped": self.clipped,
+            "random_states": distributed.gather(random_state),
         }
 
     def load_state_dict(self, state):
+        """Go on from a state. Returns: whether the random numbers go on too; they can't with another number of
+        processes. Raises: ValueError, KeyError or TypeError if the state is not one of these parameters."""
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, values in self.optimizer.state.items():
+            if any(value.dim() and value.shape != parameter.shape for value in values.values()):
+                raise ValueError("the optimizer's state is of another shape")
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
-        torch.set_rng_state(state["random_state"])
-        states = state.get("cuda_random_states", [])
-        if states and len(states) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(states)
+        self.norms, self.clipped = state.get("norms", 0.0), state.get("clipped", 0)
+        states = state.get("random_states") or [{"cpu": state["random_state"]}]  # before there were several processes
+        if len(states) != distributed.count():
+            return False
+        torch.set_rng_state(states[distributed.rank()]["cpu"])
+        if "cuda" in states[distributed.rank()] and torch.device(self.settings.device).type == "cuda":
+            torch.cuda.set_rng_state(states[distributed.rank()]["cuda"], self.settings.device)
+        return True
 
 
 class _Interruption:
-    """Notices the first Ctrl-C and lets the step end; the second one acts at once."""
+    """Notices Ctrl-C and SIGTERM and lets the step end; a second Ctrl-C acts at once."""
 
     def __enter__(self):
-        self.noticed = False
-        self.previous = signal.signal(signal.SIGINT, self._notice)
+        self.signalled = False
+        self.previous = {number: signal.signal(number, self._notice) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_):
-        signal.signal(signal.SIGINT, self.previous)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
-    def _notice(self, *_):
-        self.noticed = True
-        signal.signal(signal.SIGINT, self.previous)
+    def _notice(self, number, _):
+        self.signalled = True
+        if number == signal.SIGINT:  # torchrun sends SIGTERM after it, which should not
+            signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
+
+    def noticed(self):
+        """Whether a process was signalled; all of them must ask at the same step, and all get the same answer."""
+        return distributed.any_of(self.signalled)
 
 
 def write_log(path, history):

@@ -12,7 +12,7 @@ from rnn_lstm_captioning.training import Pairs, Trainer, learning_rate_factor, m
 
 def make_trainer(captioner, **changed):
     settings = dict(optimizer="adamw", weight_decay=0.5, learning_rate=0.1, batch_size=4, batching="padded", epochs=2)
-    settings |= dict(seed=0, dry_run=False)
+    settings |= dict(seed=0, dry_run=False, device="cpu")
     pairs = Pairs(random_captions(8, 6, 12), torch.arange(8), features=torch.randn(8, 6, 2, 2))
     return Trainer(captioner, pairs, pairs, SimpleNamespace(**settings | changed), None, None)
 
