@@ -54,7 +54,9 @@ def run_command(main):
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             leave(1, "there is not enough memory; use a smaller --batch-size, --hidden-dim or --image-size")
         if distributed.is_about_others(error):
-            leave(1, f"another process of this run has ended, so this one ends too ({str(error).splitlines()[0]})")
+            leave(
+                1, "another process of this run has ended, so this one ends too; --resume goes on from what was saved"
+            )
         raise
 
 

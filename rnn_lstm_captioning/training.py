@@ -283,7 +283,8 @@ class Trainer:
 
 
 class _Interruption:
-    """Notices Ctrl-C and SIGTERM and lets the step end; a second Ctrl-C acts at once."""
+    """Notices Ctrl-C and SIGTERM and lets the step end. A second Ctrl-C acts at once, but not under torchrun,
+    which passes on to every process what the terminal has already sent it."""
 
     def __enter__(self):
         self.signalled = False
@@ -296,7 +297,7 @@ class _Interruption:
 
     def _notice(self, number, _):
         self.signalled = True
-        if number == signal.SIGINT:  # torchrun sends SIGTERM after it, which should not
+        if number == signal.SIGINT and distributed.count() == 1:
             signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
 
     def noticed(self):

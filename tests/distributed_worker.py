@@ -1,0 +1,48 @@
+"""What test_distributed.py runs under torchrun, and in one process: each check's results go into a file."""
+
+import sys
+from types import SimpleNamespace
+
+import torch
+from helpers import random_captions, tiny_captioner
+
+from rnn_lstm_captioning import distributed
+from rnn_lstm_captioning.encoder import ImageEncoder, encode_all
+from rnn_lstm_captioning.preparation import autocast
+from rnn_lstm_captioning.training import Pairs, Trainer, evaluate
+
+SETTINGS = dict(optimizer="adam", weight_decay=0.0, learning_rate=1e-3, batch_size=4, batching="padded", epochs=1)
+SETTINGS |= dict(seed=0, dry_run=False, device="cpu", schedule="constant", clip=0, patience=0, quiet=True, save_every=0)
+
+
+def gradients(cell, num_rows):
+    """The gradient of one step on a joint batch of some rows."""
+    torch.manual_seed(0)
+    captioner = tiny_captioner(cell).float()
+    captioner.image_encoder.requires_grad_(False)
+    features = torch.randn(num_rows, 6, 2, 2)
+    pairs = Pairs(random_captions(num_rows, 9, 12), torch.arange(num_rows), features=features)
+    trainer = Trainer(captioner, pairs, pairs, SimpleNamespace(**SETTINGS), None, autocast("cpu", "fp32"))
+    trainer.train_one_batch(torch.arange(num_rows))
+    loss = evaluate(captioner, pairs, 2, "cpu", autocast("cpu", "fp32"))
+    return {name: p.grad for name, p in captioner.named_parameters() if p.grad is not None}, loss
+
+
+def main(folder):
+    with distributed.joined("cpu"):
+        found = {f"{cell} {rows}": gradients(cell, rows) for cell in ("rnn", "lstm", "attn") for rows in (1, 2, 7)}
+        torch.manual_seed(1)
+        encoder = ImageEncoder(False, name="squeezenet1_1")
+        images = torch.randint(0, 256, (23, 3, 64, 64), dtype=torch.uint8)
+        found["features"] = encode_all(encoder, images, f"{folder}/cache{distributed.count()}", batch_size=4).clone()
+        found["uncached"] = encode_all(encoder, images, batch_size=4)
+        found["gathered"] = distributed.gather([distributed.rank()])
+        found["first"] = distributed.from_first(lambda: distributed.rank() + 10)
+        found["any"] = [distributed.any_of(distributed.rank() == 1), distributed.any_of(False)]
+        shares = distributed.gather(distributed.share(torch.arange(5)).tolist())
+        found["shares"] = [row for share in shares for row in share]
+        torch.save(found, f"{folder}/of_{distributed.count()}_{distributed.rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
