@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import load_checkpoint, restore_captioner
+from .checkpoint import export_safetensors, load_checkpoint, restore_captioner
 from .command import SCRIPTS, ArgumentParser, device, non_negative, positive
 from .data.files import SPLITS, load_captions
 from .data.images import find_images, load_images
@@ -38,6 +38,9 @@ def get_test_parser(cell):
         "--image", nargs="+", metavar="PATH", help="caption these pictures, folders or patterns; no data is loaded"
     )
     what.add_argument("--data", metavar="FILE", help="default: the file named in the checkpoint")
+    what.add_argument(
+        "--export", type=Path, metavar="FILE", help="write the model as .safetensors, to share it, and leave"
+    )
     what.add_argument(
         "--metrics",
         action="store_true",
@@ -91,7 +94,12 @@ def test_main(cell, arguments=None):
     )
     args.precision = args.precision or checkpoint["settings"].get("precision", "fp32")
     args.metrics = args.metrics or args.baselines
-    if args.image:
+    if args.export:
+        if args.export.suffix != ".safetensors":
+            raise InputError(f"--export {args.export}: the name of the file must end in .safetensors")
+        export_safetensors(checkpoint, args.export)
+        print(f"wrote {args.export}; it can stand wherever a --checkpoint or --init does")
+    elif args.image:
         caption_files(captioner, args, decoding)
     else:
         evaluate_data(captioner, checkpoint, args, decoding)

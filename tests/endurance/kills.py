@@ -1,0 +1,113 @@
+"""Kill a training run with SIGKILL again and again, resume it, and see that it ends as if nothing had been.
+
+    OMP_NUM_THREADS=1 python tests/endurance/kills.py --kills 100 --when anywhere
+    OMP_NUM_THREADS=1 python tests/endurance/kills.py --kills 100 --when "in a save"
+
+"anywhere": at a random moment, the start included; "in a save": at a random write, flush or rename. The run
+(attention LSTM, scenes, 3 epochs, saved every 2 steps) is forked, so that torch is loaded once.
+"""
+
+import argparse
+import io
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from faults import FailingDisk
+
+from rnn_lstm_captioning.checkpoint import load_checkpoint
+from rnn_lstm_captioning.cli_train import train_main
+from rnn_lstm_captioning.data.scenes import make_scenes
+
+FLAGS = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 32 --wordvec-dim 16 --batch-size 16 --epochs 3"
+FLAGS = [*FLAGS.split(), *"--save-every 2 --quiet --resume --device cpu".split()]
+
+
+def fork(folder, out, kill_at=None):
+    """The run in a process of its own. Returns: its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        never = sys.maxsize
+        with redirect_stdout(io.StringIO()), FailingDisk(never if kill_at is None else kill_at, kill=True) as disk:
+            train_main("attn", ["--data", f"{folder}/scenes.pt", "--out", str(out), *FLAGS])
+        if not (folder / "operations").exists():
+            (folder / "operations").write_text(str(disk.count))
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def finish(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--when", choices=["anywhere", "in a save"], default="anywhere")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="for its files; default: a temporary one")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        test(args, args.folder or Path(temporary))
+
+
+def test(args, folder):
+    numbers = random.Random(args.seed)
+    torch.save(make_scenes(num_train=20, num_val=4), folder / "scenes.pt")
+    start = time.monotonic()
+    assert finish(fork(folder, folder / "whole")) == 0
+    seconds = time.monotonic() - start
+    expected = load_checkpoint(folder / "whole/attn_last.pt")
+    log = (folder / "whole/attn_log.csv").read_bytes()
+    for cache in folder.glob("*.npy"):
+        cache.unlink()  # kills meet the pass over the features too
+    operations = int((folder / "operations").read_text())  # of the disk
+    kills = resumed = different = unreadable = run = 0
+    while kills < args.kills:
+        out, run = folder / f"run{run}", run + 1
+        for _ in range(numbers.randint(1, 3)):  # a run can be killed more than once
+            if kills == args.kills:
+                break
+            if args.when == "anywhere":
+                pid = fork(folder, out)
+                time.sleep(numbers.uniform(0, 1.1 * seconds))
+                os.kill(pid, signal.SIGKILL)
+            else:
+                pid = fork(folder, out, kill_at=numbers.randrange(operations))
+            kills += finish(pid) == -signal.SIGKILL
+            for path in out.glob("attn_*.pt"):
+                try:
+                    load_checkpoint(path)
+                except ValueError as error:
+                    unreadable += 1
+                    print(f"unreadable after a kill: {error}")
+        code = finish(fork(folder, out))
+        resumed += 1
+        found = load_checkpoint(out / "attn_last.pt")
+        same = all(torch.equal(found["model"][name], expected["model"][name]) for name in expected["model"])
+        same &= (out / "attn_log.csv").read_bytes() == log and not list(out.glob(".*"))
+        if code or not same:
+            different += 1
+            print(f"{out}: exit code {code}, the same: {same}, left: {list(out.glob('.*'))}")
+    outcome = "all bit-identical" if not different else f"{different} of them different"
+    print(
+        f"{kills} kills, {resumed} resumed runs, {outcome}, {unreadable} unreadable files; a run takes {seconds:.1f} s"
+    )
+    sys.exit(bool(different or unreadable))
+
+
+if __name__ == "__main__":
+    main()
