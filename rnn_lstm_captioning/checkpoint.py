@@ -54,6 +54,8 @@ def load_checkpoint(path):
         raise InputError(f"{path} is not a checkpoint that can be read safely: {error}") from error
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in FIELDS.items()):
         raise InputError(f"{path} is not a checkpoint of this project")
+    if not all(isinstance(value, int | float | str | None) for value in checkpoint["settings"].values()):
+        raise InputError(f"{path} has settings that are no plain values")
     if not 1 <= checkpoint["format"] <= FORMAT:
         raise InputError(f"{path} has format {checkpoint['format']}; this version of the project reads 1 to {FORMAT}")
     if not 1 <= checkpoint["image_size"] <= 8192:
@@ -70,8 +72,11 @@ def restore_captioner(checkpoint, path):
         _check_sizes(checkpoint)
         captioner = _make_captioner(checkpoint)
         captioner.load_state_dict(checkpoint["model"])
+        side = min(checkpoint["image_size"], 64)
+        captioner.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))  # a picture may be too small for a CNN
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged: its weights don't fit its settings ({error})") from error
+        what = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged: its weights don't fit its settings ({what})") from error
     return captioner.eval()
 
 

@@ -124,14 +124,18 @@ def train_here(cell, args):
     last, best = (args.out / f"{cell}_{which}.pt" for which in ("last", "best"))
     path = last if args.resume is True else args.resume
     checkpoint = distributed.from_first(lambda: find_checkpoint(path, args)) if args.resume else None
+    stored_size = data.splits["train"].images.shape[-1]
     if checkpoint:
         check_settings(checkpoint, path, args)
+        if checkpoint["image_size"] != stored_size:
+            raise InputError(
+                f"{path} is of pictures of {checkpoint['image_size']} pixels, {data.source} has {stored_size}"
+            )
         load_weights(checkpoint, path, captioner)
     elif args.init:
         load_weights(distributed.from_first(lambda: load_checkpoint(args.init)), args.init, captioner)
     train, val = make_pairs(captioner, data, args, fresh=not (checkpoint or args.init))
     objective = make_objective(train, data, args)
-    stored_size = data.splits["train"].images.shape[-1]
 
     def save(which, trainer):
         state = trainer.state_dict() if which == "last" else None

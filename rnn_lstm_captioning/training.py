@@ -267,12 +267,16 @@ class Trainer:
     def load_state_dict(self, state):
         """Go on from a state. Returns: whether the random numbers go on too; they can't with another number of
         processes. Raises: ValueError, KeyError or TypeError if the state is not one of these parameters."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        rows = [*state["history"], *([state["best"]] if state["best"] else [])]
+        if not (isinstance(state["step"], int) and state["step"] >= 0 and all(map(_is_row, rows))):
+            raise ValueError("the step or the history is not one")
+        groups = self.optimizer.state_dict()["param_groups"]  # by the settings
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         for parameter, values in self.optimizer.state.items():
             if any(value.dim() and value.shape != parameter.shape for value in values.values()):
                 raise ValueError("the optimizer's state is of another shape")
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
-        self.norms, self.clipped = state.get("norms", 0.0), state.get("clipped", 0)
+        self.norms, self.clipped = float(state.get("norms", 0)), int(state.get("clipped", 0))
         states = state.get("random_states") or [{"cpu": state["random_state"]}]  # before there were several processes
         if len(states) != distributed.count():
             return False
@@ -280,6 +284,11 @@ class Trainer:
         if "cuda" in states[distributed.rank()] and torch.device(self.settings.device).type == "cuda":
             torch.cuda.set_rng_state(states[distributed.rank()]["cuda"], self.settings.device)
         return True
+
+
+def _is_row(row):
+    wanted = {"epoch", "step", "train_loss", "val_loss", "train_loss_per_word", "val_loss_per_word", "val_perplexity"}
+    return isinstance(row, dict) and wanted <= row.keys() and all(isinstance(v, int | float) for v in row.values())
 
 
 class _Interruption:

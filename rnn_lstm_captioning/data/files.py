@@ -146,7 +146,8 @@ def _check_vocabulary(vocab, demand):
     )
     demand(tokens[:4] == SPECIAL_TOKENS, f"the vocabulary begins with {tokens[:4]}, wanted {SPECIAL_TOKENS}")
     demand(
-        len(tokens) == len(indices) and all(indices.get(token) == i for i, token in enumerate(tokens)),
+        len(tokens) == len(indices)
+        and all(isinstance(indices.get(token), int) and indices[token] == i for i, token in enumerate(tokens)),
         "vocab['token_to_idx'] is not the inverse of vocab['idx_to_token']",
     )
     return tokens, indices
