@@ -1,15 +1,18 @@
 """How good are the captions? Train every cell with several seeds on Flickr8k, and score greedy and beam search.
 
     python benchmarks/quality.py --weights FILE --folder runs       # --cells, --sizes, --seeds, --jobs, --flags
+    python benchmarks/quality.py --weights FILE --folder runs --self-critical --sizes 224
 
 Needs datasets/flickr8k_112.pt and datasets/flickr8k_224.pt (README, "I want to train on my own pictures").
-Every run is train_*.py @recipes/flickr8k.args, then test_*.py --metrics; what is in the folder already is not
-run again. Prints a table, mean and spread (standard deviation) over the seeds, and with --curves FILE draws the
-training curves of the first seed.
+Every run is train_*.py @recipes/flickr8k.args (the LSTM with --image-input first-token), then test_*.py --metrics;
+--self-critical adds @recipes/flickr8k_self_critical.args after it. What is in the folder already is not run again.
+Prints a table, mean and spread (standard deviation) over the seeds, and with --curves FILE draws the training curves
+of the first seed.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import shlex
@@ -29,11 +32,18 @@ from rnn_lstm_captioning.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 SEARCHES = {"greedy": ["--beam", "1"], "beam 5": ["--beam", "5"]}
+SEARCHES["beam 5, length penalty 0.7"] = ["--beam", "5", "--length-penalty", "0.7"]
+CELL_FLAGS = {"rnn": [], "lstm": ["--image-input", "first-token"], "attn": []}
+STAGES = {"": "flickr8k.args", "_self_critical": "flickr8k_self_critical.args"}  # what a folder's name ends in
 
 
-def run(cell, size, seed, args):
+def folder_of(cell, size, seed, stage, args):
+    return (args.folder / f"{cell}_{size}_{seed}{stage}").resolve()
+
+
+def run(cell, size, seed, stage, args):
     """Train and test once, unless that was done before."""
-    folder = args.folder / f"{cell}_{size}_{seed}"
+    folder = folder_of(cell, size, seed, stage, args)
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // args.jobs))}
     data = ["--data", f"datasets/flickr8k_{size}.pt"]
@@ -45,20 +55,32 @@ def run(cell, size, seed, args):
 
     if not (folder / "seconds").exists():
         start = time.monotonic()
-        weights = ["--encoder-weights", args.weights, "--seed", seed, "--out", folder.resolve(), "--quiet"]
-        script = f"train_{SCRIPTS[cell]}.py"
-        call("train.txt", script, "@recipes/flickr8k.args", *data, *weights, *shlex.split(args.flags))
+        flags = ["--encoder-weights", args.weights, "--seed", seed, "--out", folder, "--quiet", *CELL_FLAGS[cell]]
+        if stage:
+            flags += ["--init", folder_of(cell, size, seed, "", args) / f"{cell}_best.pt"]
+        call(
+            "train.txt",
+            f"train_{SCRIPTS[cell]}.py",
+            f"@recipes/{STAGES[stage]}",
+            *data,
+            *flags,
+            *shlex.split(args.flags),
+        )
         (folder / "seconds").write_text(str(time.monotonic() - start))
     for search, flags in SEARCHES.items():
         out = folder / search.replace(" ", "")
         if not (out / "metrics.json").exists():
-            checkpoint = ["--checkpoint", folder.resolve() / f"{cell}_best.pt", "--metrics", "--num-samples", "0"]
-            flags = [*flags, *shlex.split(args.decoding)] if search != "greedy" else flags
-            call("test.txt", f"test_{SCRIPTS[cell]}.py", *checkpoint, *data, *flags, "--out", out.resolve())
+            checkpoint = ["--checkpoint", folder / f"{cell}_best.pt", "--metrics", "--num-samples", "0"]
+            call("test.txt", f"test_{SCRIPTS[cell]}.py", *checkpoint, *data, *flags, "--out", out)
 
 
-def read(cell, size, seed, search, args):
-    result = json.loads((args.folder / f"{cell}_{size}_{seed}" / search.replace(" ", "") / "metrics.json").read_text())
+def run_seed(cell, size, seed, args):
+    for stage in args.stages:
+        run(cell, size, seed, stage, args)
+
+
+def read(folder, search):
+    result = json.loads((folder / search.replace(" ", "") / "metrics.json").read_text())
     scores = result["scores"]["the model"] | {"distinct": 100 * result["diversity"]["distinct"]}
     return scores | {"words": result["diversity"]["words_used"]}
 
@@ -91,28 +113,29 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time; the threads are divided")
     parser.add_argument("--flags", default="", help="more flags for train_*.py, in quotes")
-    parser.add_argument("--decoding", default="", help="more flags for beam search, in quotes")
+    parser.add_argument("--self-critical", action="store_true", help="the second stage too")
     parser.add_argument("--curves", type=Path)
     args = parser.parse_args()
     if args.weights != "imagenet":
         args.weights = Path(args.weights).resolve()
+    args.stages = list(STAGES) if args.self_critical else [""]
     tasks = [(cell, size, seed) for seed in range(args.seeds) for size in args.sizes for cell in args.cells]
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(lambda task: run(*task, args), tasks))
+        list(pool.map(lambda task: run_seed(*task, args), tasks))
     columns = [*METRICS, "distinct", "words"]
     print(f"| cell | pixels | search | {' | '.join(columns)} | minutes |\n|" + "---|" * (len(columns) + 4))
-    for size in args.sizes:
-        for cell in args.cells:
-            files = [args.folder / f"{cell}_{size}_{seed}" / "seconds" for seed in range(args.seeds)]
-            minutes = statistics.mean(float(file.read_text()) for file in files) / 60
-            for search in SEARCHES:
-                results = [read(cell, size, seed, search, args) for seed in range(args.seeds)]
-                values = []
-                for column in columns:
-                    numbers = [result[column] for result in results]
-                    spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
-                    values.append(f"{statistics.mean(numbers):.{0 if column == 'words' else 1}f}{spread}")
-                print(f"| {cell} | {size} | {search} | {' | '.join(values)} | {minutes:.0f} |", flush=True)
+    for stage, size, cell in itertools.product(args.stages, args.sizes, args.cells):
+        folders = [folder_of(cell, size, seed, stage, args) for seed in range(args.seeds)]
+        minutes = statistics.mean(float((folder / "seconds").read_text()) for folder in folders) / 60
+        for search in SEARCHES:
+            results = [read(folder, search) for folder in folders]
+            values = []
+            for column in columns:
+                numbers = [result[column] for result in results]
+                spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+                values.append(f"{statistics.mean(numbers):.{0 if column == 'words' else 1}f}{spread}")
+            name = f"{cell}{stage.replace('_', ' ')}"
+            print(f"| {name} | {size} | {search} | {' | '.join(values)} | {minutes:.0f} |", flush=True)
     if args.curves:
         draw_curves(args.curves, args.sizes[-1], args)
 

@@ -54,15 +54,18 @@ def load_checkpoint(path):
         raise InputError(f"{path} is not a checkpoint that can be read safely: {error}") from error
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in FIELDS.items()):
         raise InputError(f"{path} is not a checkpoint of this project")
+    if not isinstance(checkpoint.setdefault("training", None), dict | None):
+        raise InputError(f"{path} has a training state that is none")
     if not all(isinstance(value, int | float | str | None) for value in checkpoint["settings"].values()):
         raise InputError(f"{path} has settings that are no plain values")
+    if not all(isinstance(token, str) for token in checkpoint["idx_to_token"]):
+        raise InputError(f"{path} has words that are not text")
     if not 1 <= checkpoint["format"] <= FORMAT:
         raise InputError(f"{path} has format {checkpoint['format']}; this version of the project reads 1 to {FORMAT}")
     if not 1 <= checkpoint["image_size"] <= 8192:
         raise InputError(f"{path} says that its pictures have {checkpoint['image_size']} pixels")
     if checkpoint["cell"] not in CELLS:
         raise InputError(f"{path} names an unknown cell, {checkpoint['cell']}")
-    checkpoint.setdefault("training", None)
     return checkpoint
 
 
