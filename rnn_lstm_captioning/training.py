@@ -267,14 +267,17 @@ class Trainer:
     def load_state_dict(self, state):
         """Go on from a state. Returns: whether the random numbers go on too; they can't with another number of
         processes. Raises: ValueError, KeyError or TypeError if the state is not one of these parameters."""
-        rows = [*state["history"], *([state["best"]] if state["best"] else [])]
+        rows = [*state["history"], *([] if state["best"] is None else [state["best"]])]
         if not (isinstance(state["step"], int) and state["step"] >= 0 and all(map(_is_row, rows))):
             raise ValueError("the step or the history is not one")
         groups = self.optimizer.state_dict()["param_groups"]  # by the settings
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         for parameter, values in self.optimizer.state.items():
-            if any(value.dim() and value.shape != parameter.shape for value in values.values()):
-                raise ValueError("the optimizer's state is of another shape")
+            shapes = {name: value.shape for name, value in values.items()}
+            # the fused optimizer looks at neither shape nor type before it writes
+            fits = shapes == {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            if not fits or any(value.dtype != torch.float32 for value in values.values()):
+                raise ValueError("the optimizer's state is of another shape or type")
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.norms, self.clipped = float(state.get("norms", 0)), int(state.get("clipped", 0))
         states = state.get("random_states") or [{"cpu": state["random_state"]}]  # before there were several processes
@@ -317,6 +320,7 @@ class _Interruption:
 def write_log(path, history):
     """The history of a training run as CSV, one row per epoch."""
     with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, history[0].keys())
+        # a run that was begun by another version may have other columns in its first rows
+        writer = csv.DictWriter(file, history[-1].keys(), restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history)

@@ -286,7 +286,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(checkpoint, tmp_path):
         (dict(cell=lambda _: "gru"), "unknown cell, gru"),
         (dict(idx_to_token=lambda words: words[:-1]), "of another size"),
         (dict(idx_to_token=lambda words: [*words[:-1], words[-2]]), "word_to_idx"),
-        (dict(idx_to_token=lambda words: [*words[:-1], ["a"]]), "unhashable"),
+        (dict(idx_to_token=lambda words: [*words[:-1], ["a"]]), "words that are not text"),
         (dict(model=lambda model: {k: v for k, v in model.items() if k != "cell.Wx"}), "cell.Wx"),
         (dict(model=lambda model: model | {"cell.Wx": "text"}), "cell.Wx"),
     ],
@@ -299,16 +299,26 @@ def test_parts_that_do_not_fit_are_named(change, message, checkpoint, tmp_path):
 
 
 def test_a_training_state_that_does_not_fit_is_refused(checkpoint, scenes_file, tmp_path):
-    parts = load_checkpoint(checkpoint)
-    state = parts["training"]["optimizer"]["state"]
-    state[0]["exp_avg"] = torch.zeros(3, 3)
-    torch.save(parts, tmp_path / "lstm_last.pt")
-    with pytest.raises(InputError, match="its training state doesn't fit its weights"):
-        train(scenes_file, tmp_path, "--epochs", "1", "--resume")
-    parts["training"].pop("optimizer")
-    torch.save(parts, tmp_path / "lstm_last.pt")
-    with pytest.raises(InputError, match="its training state doesn't fit its weights"):
-        train(scenes_file, tmp_path, "--epochs", "1", "--resume")
+
+    def set_first(name, value):
+        return lambda training: training["optimizer"]["state"][0].update({name: value})
+
+    changes = [
+        set_first("exp_avg", torch.zeros(3, 3)),
+        set_first("exp_avg", torch.tensor(1.0)),  # crashed: the optimizer wrote beyond it
+        set_first("exp_avg_sq", "text"),
+        set_first("step", torch.zeros(2)),
+        lambda training: training.pop("optimizer"),
+        lambda training: training.update(best=""),
+        lambda training: training.update(step=-1),
+        lambda training: training["history"][0].pop("val_loss"),
+    ]
+    for change in changes:
+        parts = load_checkpoint(checkpoint)
+        change(parts["training"])
+        torch.save(parts, tmp_path / "lstm_last.pt")
+        with pytest.raises(InputError, match="its training state doesn't fit its weights"):
+            train(scenes_file, tmp_path, "--epochs", "1", "--resume")
 
 
 def test_a_checkpoint_of_format_1_loads(checkpoint, tmp_path):
