@@ -22,10 +22,10 @@ from .metrics import (
     score_captions,
     single_best_caption,
 )
+from .pairs import evaluate
 from .preparation import autocast, known_words, pool, prepare_pairs, references_of
 from .report import save_results_page
 from .storage import replacing
-from .training import evaluate
 from .visualize import save_attention, save_captioned_picture
 from .vocabulary import decode_captions, tokenize
 

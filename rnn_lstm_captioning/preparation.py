@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from .encoder import encode_all
 from .layers import evaluating
+from .pairs import Pairs
 from .storage import cache_folder
-from .training import Pairs
 from .vocabulary import decode_captions
 
 

@@ -8,8 +8,9 @@ from helpers import random_captions, tiny_captioner
 
 from rnn_lstm_captioning import distributed
 from rnn_lstm_captioning.encoder import ImageEncoder, encode_all
+from rnn_lstm_captioning.pairs import Pairs, evaluate
 from rnn_lstm_captioning.preparation import autocast
-from rnn_lstm_captioning.training import Pairs, Trainer, evaluate
+from rnn_lstm_captioning.training import Trainer
 
 SETTINGS = dict(optimizer="adam", weight_decay=0.0, learning_rate=1e-3, batch_size=4, batching="padded", epochs=1)
 SETTINGS |= dict(seed=0, dry_run=False, device="cpu", schedule="constant", clip=0, patience=0, quiet=True, save_every=0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnn_lstm_captioning import CaptioningRNN, ImageEncoder, temporal_softmax_loss
-from rnn_lstm_captioning.training import Pairs
+from rnn_lstm_captioning.pairs import Pairs
 from rnn_lstm_captioning.vocabulary import END, NULL, START, UNK
 
 

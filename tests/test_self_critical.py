@@ -10,8 +10,8 @@ from rnn_lstm_captioning import InputError
 from rnn_lstm_captioning.checkpoint import load_checkpoint
 from rnn_lstm_captioning.cli_train import train_main
 from rnn_lstm_captioning.data.scenes import make_scenes
+from rnn_lstm_captioning.pairs import Pairs
 from rnn_lstm_captioning.self_critical import SelfCritical, mean_of_others
-from rnn_lstm_captioning.training import Pairs
 from rnn_lstm_captioning.vocabulary import END, NULL, START
 
 

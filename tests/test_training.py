@@ -7,7 +7,8 @@ from helpers import random_captions, tiny_captioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_lstm_captioning.training import Pairs, Trainer, learning_rate_factor, merit
+from rnn_lstm_captioning.pairs import Pairs
+from rnn_lstm_captioning.training import Trainer, learning_rate_factor, merit
 
 
 def make_trainer(captioner, **changed):
