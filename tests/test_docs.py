@@ -1,0 +1,74 @@
+"""The pages and the code say the same: tags, links, examples."""
+
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
+TAG = r"\((?:RNN|LSTM|ATT|AFF|LOSS)-\d+\)"
+
+
+def test_every_tag_stands_once_in_the_code_and_once_in_the_pages():
+    sources = [*(ROOT / "rnn_lstm_captioning/cells").glob("*.py"), ROOT / "rnn_lstm_captioning/layers.py"]
+    code = Counter(tag for path in sources for tag in re.findall(TAG, path.read_text()))
+    pages = Counter(tag for path in PAGES for tag in re.findall(TAG, path.read_text()))
+    assert len(code) > 50 and set(code.values()) == {1}
+    assert pages == code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_named_are_there(page):
+    for name in re.findall(r"`((?:docs|tests|benchmarks|recipes|cells)/[\w/]+\.\w+)`", page.read_text()):
+        assert any((ROOT / folder / name).exists() for folder in (".", "rnn_lstm_captioning")), name
+
+
+def commands(page):
+    """The train_*.py, test_*.py and build lines of a page's shell examples."""
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if any(word.startswith(("train_", "test_")) or word.endswith("data.build") for word in words):
+                yield words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_have_flags_that_exist(page, monkeypatch):
+    from rnn_lstm_captioning.cli_test import get_test_parser
+    from rnn_lstm_captioning.cli_train import get_train_parser
+    from rnn_lstm_captioning.command import SCRIPTS
+    from rnn_lstm_captioning.data.build import get_args_parser
+
+    monkeypatch.chdir(ROOT)
+    cells = {name: cell for cell, name in SCRIPTS.items()}
+    for words in commands(page):
+        script = next(word for word in words if word.startswith(("train_", "test_")) or word.endswith("data.build"))
+        arguments = [word for word in words[words.index(script) + 1 :] if word not in ("...", "FLAGS")]
+        if script.endswith("data.build"):
+            parser = get_args_parser()
+        else:
+            kind, _, name = script.removesuffix(".py").partition("_")
+            parser = (get_train_parser if kind == "train" else get_test_parser)(cells[name])
+        if "--help" not in arguments:
+            parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_examples_run(page, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        if "import " in block:  # the others are excerpts
+            printed = []
+            exec(block, {"print": printed.append})
+            if "rel_error" in block:
+                assert printed[-1] < 1e-8
