@@ -1,0 +1,390 @@
+"""Check a learner's own cells: python -m rnn_lstm_captioning.check FILE
+
+Every function that FILE has under one of the names below is called, in numpy or torch as it is written,
+and compared with the right values and gradients; a known mistake is called by its name. The learner's
+code runs in a process of its own, with a time limit.
+"""
+
+import copy
+import importlib.util
+import inspect
+import json
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .command import ArgumentParser, positive, run_command
+from .errors import InputError
+from .gradients import compute_numeric_gradient
+from .mistakes import MISTAKES, backward, forward
+
+# name -> its arguments with their shapes, its results; forward before backward
+CELL = {"rnn": "Wx D,H  Wh H,H  b H", "lstm": "Wx D,4H  Wh H,4H  b 4H"}
+CELL["attention"] = "Wx D,4H  Wh H,4H  Wattn H,4H  b 4H"
+FORWARDS = {
+    "rnn_step_forward": (f"x N,D  prev_h N,H  {CELL['rnn']}", "next_h"),
+    "rnn_forward": (f"x N,T,D  h0 N,H  {CELL['rnn']}", "h"),
+    "lstm_step_forward": (f"x N,D  prev_h N,H  prev_c N,H  {CELL['lstm']}", "next_h next_c"),
+    "lstm_forward": (f"x N,T,D  h0 N,H  {CELL['lstm']}", "h"),
+    "dot_product_attention": ("prev_h N,H  A N,H,grid_h,grid_w", "attn attn_weights"),
+    "attention_step_forward": (f"x N,D  prev_h N,H  prev_c N,H  attn N,H  {CELL['attention']}", "next_h next_c"),
+    "attention_forward": (f"x N,T,D  A N,H,grid_h,grid_w  {CELL['attention']}", "h"),
+    "temporal_softmax_loss": ("x N,T,V  y N,T", "loss"),
+}
+ORDER = []
+for _name in FORWARDS:
+    ORDER += [_name, _name.replace("forward", "backward")] if "forward" in _name else [_name]
+SIZES = [dict(N=3, T=4, D=5, H=7, grid_h=2, grid_w=4, V=9), dict(N=1, T=2, D=3, H=2, grid_h=3, grid_w=1, V=6)]
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-4}
+
+
+class Mistake(Exception):
+    """What is wrong with a learner's function, in a sentence."""
+
+
+def get_args_parser():
+    parser = ArgumentParser(prog="python -m rnn_lstm_captioning.check", description=__doc__.split("\n")[0])
+    parser.add_argument("file", type=Path, metavar="FILE", help="a Python file with any of the functions")
+    parser.add_argument("--new", action="store_true", help="write FILE, with the functions to fill in")
+    parser.add_argument("--timeout", type=positive(float), default=60, metavar="S", help="seconds (%(default)s)")
+    return parser
+
+
+def main(arguments=None):
+    """Exit code 0: all right; 1: a mistake was found; 2: the file can't be used."""
+    args = get_args_parser().parse_args(arguments)
+    if args.new:
+        return write_starter(args.file)
+    if not args.file.is_file():
+        raise InputError(f"{args.file}: there is no such file; --new {args.file} writes one to start from")
+    counts = {"right": 0, "wrong": 0, "unchecked": 0, "todo": 0}
+    for name, outcome, message in check_in_own_process(args.file.resolve(), args.timeout):
+        if name is None:
+            raise InputError(f"{args.file} {message}")
+        counts[outcome] += 1
+        mark = {"right": "right", "wrong": "WRONG", "unchecked": "not checked", "todo": "not written yet"}[outcome]
+        print(f"{name:<26} {mark}{': ' if message else ''}{message}")
+    if counts["right"] + counts["wrong"] + counts["unchecked"] == 0:
+        raise InputError(f"{args.file} has none of the functions filled in: {', '.join(ORDER)}")
+    print(f"{counts['right']} right, {counts['wrong']} wrong, {counts['unchecked']} not checked")
+    sys.exit(int(counts["wrong"] + counts["unchecked"] > 0))
+
+
+def check_in_own_process(file, timeout):
+    """Yields (function, outcome, message); the function is None if the file can't be used."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report"
+        report.touch()
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); "
+        code += "from rnn_lstm_captioning.check import work; work(*sys.argv[1:])"
+        command = [sys.executable, "-c", code, str(file), str(report)]
+        try:
+            ended = subprocess.run(command, timeout=timeout).returncode
+            why = f"it ended the whole process (exit code {ended})"
+        except subprocess.TimeoutExpired:
+            ended, why = 1, f"it was not done after {timeout:g} seconds: is there a loop without an end?"
+        lines = [json.loads(line) for line in report.read_text().splitlines()]
+    begun = None
+    for name, outcome, message in lines:
+        begun = name if outcome == "begun" else None
+        if begun is None:
+            yield name, outcome, message
+    if begun == "the import":
+        yield None, "wrong", f"can't be imported: {why}"
+    elif begun:
+        yield begun, "wrong", why
+
+
+# ----------------------------------------------------------------------------- in the own process
+
+
+def work(file, report):
+    """Check all functions of a file, and write a line of JSON to the report before and after each."""
+    with open(report, "w", encoding="utf-8") as lines:
+
+        def say(name, outcome, message=""):
+            lines.write(json.dumps([name, outcome, message]) + "\n")
+            lines.flush()
+
+        say("the import", "begun")
+        try:
+            module = load(file)
+        except Exception as error:
+            return say(None, "wrong", f"can't be imported: {describe(error, file)}")
+        learner = {name: getattr(module, name) for name in ORDER if callable(getattr(module, name, None))}
+        if not learner:
+            return say(None, "wrong", f"has none of the functions: {', '.join(ORDER)}")
+        right = set()
+        for name, function in learner.items():
+            say(name, "begun")
+            try:
+                outcome, message = check(name, function, learner, right)
+            except Mistake as mistake:
+                outcome, message = "wrong", str(mistake)
+            except NotImplementedError:
+                outcome, message = "todo", ""
+            except Exception as error:
+                outcome, message = "wrong", f"it raised {describe(error, file)}"
+            if outcome == "right":
+                right.add(name)
+            say(name, outcome, message)
+
+
+def load(file):
+    sys.path.insert(0, str(Path(file).parent))
+    spec = importlib.util.spec_from_file_location("learners_cells", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["learners_cells"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def describe(error, file):
+    """An exception, with the line of the learner's file where it came from."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        lines = [error.lineno]
+    where = f" in line {lines[-1]}" if lines else ""
+    return f"{type(error).__name__}{where}: {' '.join(str(error).split())[:300]}"
+
+
+def check(name, function, learner, right):
+    """Returns: "right" or "unchecked", and a message. Raises: Mistake; whatever the learner's code raises."""
+    dtypes = [torch.float64, torch.float32]
+    for dtype in dtypes:
+        try:
+            for seed, sizes in enumerate(SIZES):
+                if "backward" in name:
+                    forward_name = name.replace("backward", "forward")
+                    if forward_name not in learner:
+                        return "unchecked", f"it takes the cache of your own {forward_name}, which is not in the file"
+                    check_backward(name, function, learner[forward_name], forward_name in right, sizes, seed, dtype)
+                else:
+                    check_forward(name, function, sizes, seed, dtype)
+            return "right", ""
+        except RuntimeError as error:  # a solution that makes float32 tensors itself wants float32
+            if dtype == dtypes[-1] or not any(word in str(error).lower() for word in ("dtype", "double", "float")):
+                raise
+
+
+# ---------------------------------------------------------------------------------- one function
+
+
+def make_arguments(name, sizes, seed, dtype):
+    """Random arguments: a dict of tensors, rounded to the dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    arguments = {}
+    for argument, shape in (part.split() for part in FORWARDS[name][0].split("  ")):
+        shape = [4 * sizes["H"] if letter == "4H" else sizes[letter] for letter in shape.split(",")]
+        if argument == "y":
+            arguments["y"] = torch.randint(0, sizes["V"], shape, generator=generator)
+            arguments["y"][:, -1] = 0  # <NULL>
+            arguments["y"][:, 0] = 1
+        else:
+            arguments[argument] = (0.7 * torch.randn(shape, dtype=torch.float64, generator=generator)).to(dtype)
+    return arguments
+
+
+def check_forward(name, function, sizes, seed, dtype):
+    arguments = make_arguments(name, sizes, seed, dtype)
+    calls = [{"ignore_index": 0}, {}] if name == "temporal_softmax_loss" else [{}]
+    for keywords in calls:
+
+        def compute(wrong=None, keywords=keywords):
+            return forward(name, exact(arguments) | keywords, wrong)
+
+        names = FORWARDS[name][1].split()
+        results, _ = call_forward(function, arguments, names, keywords)
+        compare(names, results, compute)
+
+
+def check_backward(name, function, forward_function, forward_is_right, sizes, seed, dtype):
+    forward_name = name.replace("backward", "forward")
+    arguments = make_arguments(forward_name, sizes, seed, dtype)
+    names = FORWARDS[forward_name][1].split()
+    results, cache = call_forward(forward_function, arguments, names, {})
+    if cache is None:
+        raise Mistake(f"it needs a cache, and your {forward_name} returns none after {', '.join(names)}")
+    generator = torch.Generator().manual_seed(seed + 100)
+    upstream = [torch.randn(r.shape, dtype=torch.float64, generator=generator).to(dtype) for r in results]
+    names = ["d" + argument for argument in arguments]
+    given = [to_kind(gradient, kind_of(function)) for gradient in upstream]
+    found = as_list(function(*given, cache), names, may_have_cache=False)
+    wanted = tuple(gradient.double() for gradient in upstream)
+
+    def compute(wrong=None):
+        return backward(forward_name, exact(arguments), wanted, wrong)
+
+    if forward_is_right:
+        compare(names, found, compute)
+    else:  # then its own forward is what it is the gradient of
+        compare(
+            names,
+            found,
+            lambda: numeric_gradients(forward_function, forward_name, arguments, wanted),
+            " of your forward",
+        )
+    for gradient, before in zip(given, upstream):
+        if not torch.equal(from_kind(gradient), before):
+            raise Mistake("it changes the gradient that it is given, in place")
+    try:
+        again = as_list(function(*given, cache), names, may_have_cache=False)
+    except RuntimeError as error:
+        if "second time" in str(error):  # autograd has freed its graph
+            return
+        raise
+    if any(not torch.equal(a, b) for a, b in zip(found, again)):
+        raise Mistake("a second call with the same cache gives something else: it changes its cache in place")
+
+
+def numeric_gradients(function, name, arguments, upstream):
+    """The gradients of the learner's own forward, by central differences."""
+    gradients = []
+    for key, value in exact(arguments).items():
+
+        def loss(changed, key=key, value=value):
+            results, _ = call_forward(
+                function, arguments | {key: changed.to(value.dtype)}, FORWARDS[name][1].split(), {}
+            )
+            return sum((result.double() * gradient).sum() for result, gradient in zip(results, upstream))
+
+        gradients.append(compute_numeric_gradient(loss, value, h=1e-5))
+    return tuple(gradients)
+
+
+def call_forward(function, arguments, names, keywords):
+    """The results of a learner's forward, as tensors, and its cache or None."""
+    kind = kind_of(function)
+    given = [to_kind(value, kind) for value in arguments.values()]
+    returned = function(*given, **keywords)
+    for key, value, now in zip(arguments, arguments.values(), given):
+        if not torch.equal(from_kind(now), value):
+            raise Mistake(f"it changes its argument {key} in place")
+    cache = None
+    if isinstance(returned, tuple | list) and len(returned) == len(names) + 1:
+        *returned, cache = returned
+    return as_list(returned, names, may_have_cache=True), cache
+
+
+def as_list(returned, names, may_have_cache):
+    """What a function returned, as one tensor for each name."""
+    if not isinstance(returned, tuple | list):
+        returned = [returned]
+    wanted = ", ".join(names) + (", cache" if may_have_cache else "")
+    if len(returned) != len(names):
+        raise Mistake(f"it returns {len(returned)} values, wanted {wanted}")
+    for name, value in zip(names, returned):
+        if not isinstance(value, torch.Tensor | np.ndarray | np.generic | float | int):
+            raise Mistake(f"its result {name} is a {type(value).__name__}; wanted {wanted}")
+    return [from_kind(value) for value in returned]
+
+
+def compare(names, found, compute, of=""):
+    """Raises Mistake if the results are not those of ``compute()``, with the name of the mistake if it is known."""
+    wanted = compute()
+    for name, a, b in zip(names, found, wanted):
+        if a.shape != b.shape:
+            hint = ": it is transposed" if a.dim() == b.dim() == 2 and a.shape == b.T.shape else ""
+            raise Mistake(f"{name} has shape {tuple(a.shape)}, wanted {tuple(b.shape)}{hint}{diagnose(found, compute)}")
+    bad = [name for name, a, b in zip(names, found, wanted) if not close(a, b)]
+    if bad:
+        a, b = next((a, b) for name, a, b in zip(names, found, wanted) if name == bad[0])
+        off = "is not finite" if not a.isfinite().all() else f"is off by up to {(a - b).abs().max():.2g}"
+        others = f" ({', '.join(bad[1:])} too)" if bad[1:] else ""
+        raise Mistake(f"{bad[0]} {off}{of}, largest value {b.abs().max():.2g}{others}{diagnose(found, compute)}")
+
+
+def diagnose(found, compute):
+    """ ": " and the mistake with which the plain cells give the same, or nothing."""
+    if "wrong" not in inspect.signature(compute).parameters:
+        return ""
+    right = compute()
+    for wrong, sentence in MISTAKES.items():
+        results = compute(wrong)
+        made = any(not close(a, b) for a, b in zip(results, right))
+        if made and all(a.shape == b.shape and close(a, b) for a, b in zip(found, results)):
+            return f": {sentence}"
+    return ""
+
+
+def close(a, b):
+    if a.shape != b.shape:
+        return False
+    tolerance = TOLERANCE[torch.float64 if a.dtype == torch.float64 else torch.float32]
+    return bool(((a.double() - b.double()).abs() <= tolerance * (1 + b.double().abs().max())).all())
+
+
+def exact(arguments):
+    return {key: value.double() if value.is_floating_point() else value for key, value in arguments.items()}
+
+
+# ----------------------------------------------------------------------------- numpy or torch
+
+
+def kind_of(function):
+    """ "torch" or "numpy": which of the two a function and its helpers use; else which its file imports."""
+    module = sys.modules.get(function.__module__)
+    seen, waiting = set(), [function]
+    while waiting:
+        code = getattr(waiting.pop(), "__code__", None)
+        for name in code.co_names if code else ():
+            value = getattr(module, name, None)
+            if value is torch or value is np:
+                return value.__name__
+            if inspect.isfunction(value) and name not in seen:
+                seen.add(name)
+                waiting.append(value)
+    return "torch" if any(value is torch for value in vars(module).values()) else "numpy"
+
+
+def to_kind(tensor, kind):
+    return tensor.clone() if kind == "torch" else tensor.numpy().copy()
+
+
+def from_kind(value):
+    tensor = value.detach() if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+    return copy.deepcopy(tensor) if tensor.is_floating_point() or tensor.dtype == torch.int64 else tensor.double()
+
+
+# -------------------------------------------------------------------------------- the starter file
+
+STARTER = '''"""My own cells. Fill in any of the functions, in numpy or torch, and run
+python -m rnn_lstm_captioning.check {name}
+
+Shapes: N batch, T time steps, D word-vector size, H hidden size, V vocabulary. Weights are (in, out): x @ Wx.
+The gates lie side by side in the order i, f, o, g. cache is whatever your backward needs of the forward.
+"""
+
+import torch
+
+'''
+
+
+def write_starter(path):
+    if path.exists():
+        raise InputError(f"{path} is there already; --new does not overwrite it")
+    text = STARTER.format(name=path.name)
+    for name in ORDER:
+        arguments, results = FORWARDS[name.replace("backward", "forward")]
+        pairs = [part.split() for part in arguments.split("  ")]
+        shapes = ", ".join(f"{argument} ({shape.replace(',', ', ')})" for argument, shape in pairs)
+        if "backward" in name:
+            taken = [f"d{result}" for result in results.split()] + ["cache"]
+            returned = ", ".join(f"d{argument}" for argument, _ in pairs)
+            doc = f"Returns: {returned}, each of the shape of what it is the gradient of."
+        else:
+            taken = [argument for argument, _ in pairs] + ["ignore_index=None"] * (name == "temporal_softmax_loss")
+            cache = ", cache" if "forward" in name else ""
+            doc = f"{shapes}. Returns: {', '.join(results.split())}{cache}."
+        text += f'\ndef {name}({", ".join(taken)}):\n    """{doc}"""\n    raise NotImplementedError\n\n'
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")
+    print(f"wrote {path}; fill in what you like, and run python -m rnn_lstm_captioning.check {path}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,298 @@
+"""The cells once more, written plainly, with the mistakes that learners make: what `check` compares with.
+
+One trick serves all the mistakes of a backward pass: :func:`via` has the value of one expression and the gradient
+of another, so that autograd computes what the learner's wrong line would. Shapes and names are those of ``cells``.
+"""
+
+from itertools import permutations
+
+import torch
+
+GATES = "ifog"
+ORDERS = {f"order {''.join(order)}": order for order in permutations(GATES) if "".join(order) != GATES}
+
+MISTAKES = {
+    # the first that explains what is found is named: those of a backward pass, then those of the loop, then the rest
+    # backward
+    "tanh' forgotten": "the derivative of tanh is missing: da = dh * (1 - h^2)",
+    "tanh' twice": "the derivative of tanh is taken of the wrong thing: it is 1 - h^2, h being tanh(a) already",
+    "tanh' of a": "the derivative of tanh is taken of the wrong thing: 1 - a^2 instead of 1 - tanh(a)^2",
+    "tanh' of before": "the derivative of tanh is taken of the wrong thing: of the state before the step",
+    "tanh' no square": "the square is missing in tanh's derivative, 1 - h^2",
+    "dh: Wh not transposed": "dprev_h needs Wh transposed: da @ Wh.T",
+    "dWh of next": "dWh is made of the state after the step; it needs the one before: prev_h.T @ da",
+    "dh not carried": "the gradient of h_{t-1} is not carried: step t must get dh[t] plus what step t+1 sends back",
+    "dc not carried": "the gradient of the cell state is not carried from step t+1 to step t",
+    "dW overwritten": "the weights' gradients are overwritten at every step instead of added up",
+    "db mean": "db is averaged over the batch; it must be summed",
+    "dW mean": "the weights' gradients are averaged over the batch; they must be summed",
+    "dnext_c ignored": "dnext_c is ignored: the cell state was also used by the next step",
+    "dh into c": "the way from dh into the cell state is missing: dc = dc + dh * o * (1 - tanh(c)^2)",
+    "tanh(c)' forgotten": "the derivative of tanh(c) is missing: dc = dc + dh * o * (1 - tanh(c)^2)",
+    "tanh(c)' of c": "the derivative of tanh(c) is taken of the wrong thing: 1 - c^2 instead of 1 - tanh(c)^2",
+    "df of next c": "df is made of the cell state after the step; it needs the one before: df = dc * prev_c",
+    "sigmoid' forgotten": "the derivative of the sigmoids is missing: gate * (1 - gate)",
+    "sigmoid' half": "the derivative of a sigmoid is gate * (1 - gate), not gate alone",
+    "g' as sigmoid": "g is a tanh: its derivative is 1 - g^2, not g * (1 - g)",
+    "g' forgotten": "the derivative of g's tanh is missing: 1 - g^2",
+    "dprev_c without f": "dprev_c needs the forget gate: dc * f",
+    "softmax' half": "the softmax's derivative is incomplete: dscore = w * (dw - sum of w * dw)",
+    "scale forgotten": "the scores' gradient is not divided by sqrt(H)",
+    "query": "the way through the attention's query is missing: prev_h made the scores too",
+    "dA weights": "dA lacks what comes through the weighted mean",
+    "dA scores": "dA lacks what comes through the scores",
+    "dA start": "dA lacks what comes through h0 and c0, the mean over the grid",
+    # sequences
+    "h not carried": "every step starts from h0: h_t is not carried to the next step",
+    "c not carried": "the cell state is not carried to the next step",
+    "first skipped": "the first time step is skipped",
+    "last skipped": "the last time step is skipped",
+    "reversed": "the time steps run from the last to the first",
+    "c0 is h0": "c0 must be zero, not h0",
+    "h0 zero": "h0 must be the mean of A over the grid, not zero",
+    "c0 zero": "c0 must be the mean of A over the grid, not zero",
+    "attend once": "the attention is computed once; it needs the new h at every step",
+    # forward
+    "bias": "the bias b is forgotten",
+    "x": "x Wx is missing",
+    "h": "h Wh is missing: the state before has no influence",
+    "attn": "attn Wattn is missing",
+    "weights swapped": "Wh and Wattn are swapped",
+    "Wh transposed": "Wh is transposed: it is h @ Wh",
+    "no tanh": "tanh is missing",
+    "sigmoid for tanh": "there is a sigmoid where tanh belongs",
+    "tanh c": "tanh is missing on the cell state: h = o * tanh(c)",
+    "g sigmoid": "g has a sigmoid, it needs tanh",
+    "g raw": "tanh is missing on g",
+    "gates raw": "the sigmoids of i, f and o are missing",
+    "no i": "the input gate is missing: c = f * c_before + i * g",
+    "no f": "the forget gate is missing: c = f * c_before + i * g",
+    "no c": "the cell state before is dropped: c = f * c_before + i * g",
+    "no o": "the output gate is missing: h = o * tanh(c)",
+    "results swapped": "h and c are returned in the wrong order",
+    # attention
+    "no scale": "the scores are not divided by sqrt(H)",
+    "scale H": "the scores are divided by H instead of sqrt(H)",
+    "scale G": "the scores are scaled by the wrong sqrt: it is sqrt(H), H being the size of a cell, not the grid's",
+    "scale up": "the scores are multiplied with sqrt(H) instead of divided",
+    "softmax axis": "the softmax runs over the wrong axis: it is over the grid of each image",
+    "uniform": "the weights are not used: attn is the plain mean of the cells",
+    "grid reshaped": "A is reshaped where it must be transposed: (N, H, grid) to (N, grid, H)",
+    # loss
+    "mean over words": "it is the mean over the words that count; it must be summed over time, averaged over N",
+    "mean over all": "it is the mean over N and T; it must be summed over time and averaged over N only",
+    "sum": "it is summed over the batch too; it must be averaged over the N captions",
+    "null counted": "NULL is counted: positions where y == ignore_index must add nothing",
+    "always ignored": "index 0 is ignored even when ignore_index is None",
+    "loss axis": "the softmax runs over the wrong axis: it is over the V words",
+    "negative": "the sign is wrong: the loss is minus the logarithm",
+    "probability": "the logarithm is missing",
+}
+MISTAKES |= {
+    name: f"the gates are swapped: they are {' '.join(order)} instead of i f o g" for name, order in ORDERS.items()
+}
+MISTAKES |= {
+    f"da {name}": f"the gates' gradients are swapped: they are {' '.join(order)} instead of i f o g"
+    for name, order in ORDERS.items()
+}
+
+
+def via(value, route):
+    """A tensor with the numbers of ``value`` and the gradient of ``route``."""
+    return value.detach() + route - route.detach()
+
+
+def slope(value, a, derivative):
+    """``value``, as a function of ``a`` with this derivative."""
+    return via(value, a * derivative.detach())
+
+
+def total(pairs, b, wrong):
+    """a = the sum of u @ W over the pairs (name, u, W), + b."""
+    a = 0 if wrong == "bias" else b
+    for name, u, W in pairs:
+        if wrong == "Wh transposed" and name == "h" and W.shape[0] == W.shape[1]:
+            W = W.T
+        product = u @ W
+        if wrong == "dh: Wh not transposed" and name == "h" and W.shape[0] == W.shape[1]:
+            product = via(product, u @ W.T.detach() + u.detach() @ W)
+        a = a if wrong == name else a + product
+    return a
+
+
+def rnn_step(x, h, Wx, Wh, b, wrong=None):
+    a = total([("x", x, Wx), ("h", h, Wh)], b, wrong)
+    y = torch.tanh(a)
+    y = {"no tanh": lambda: a, "sigmoid for tanh": lambda: torch.sigmoid(a)}.get(wrong, lambda: y)()
+    derivatives = {"tanh' forgotten": lambda: torch.ones_like(a), "tanh' twice": lambda: 1 - torch.tanh(y) ** 2}
+    derivatives |= {
+        "tanh' of a": lambda: 1 - a**2,
+        "tanh' no square": lambda: 1 - y,
+        "tanh' of before": lambda: 1 - h**2,
+    }
+    if wrong in derivatives:
+        y = slope(y, a, derivatives[wrong]())
+    if wrong == "dWh of next":  # da, as above, meets y where h belongs
+        rest = total([("x", x, Wx), ("h", h, Wh.detach())], b, None)
+        y = via(y, torch.tanh(a.detach()) + (1 - y.detach() ** 2) * (rest + y.detach() @ Wh))
+    return y
+
+
+def lstm_step(x, h, c, Wx, Wh, b, attn=None, Wattn=None, wrong=None):
+    pairs = [("x", x, Wx), ("h", h, Wh)]
+    if attn is not None:
+        weights = (Wattn, Wh) if wrong == "weights swapped" else (Wh, Wattn)
+        pairs[1:] = [("h", h, weights[0]), ("attn", attn, weights[1])]
+    a = total(pairs, b, wrong)
+    if wrong and wrong.startswith("da order"):
+        parts = dict(zip(GATES, a.chunk(4, 1)))
+        a = via(a, torch.cat([parts[gate] for gate in ORDERS[wrong[3:]]], 1))
+    parts = dict(zip(ORDERS.get(wrong, GATES), a.chunk(4, 1)))
+    gates = {}
+    for gate in "ifo":
+        y = parts[gate] if wrong == "gates raw" else torch.sigmoid(parts[gate])
+        if wrong == "sigmoid' forgotten":
+            y = slope(y, parts[gate], torch.ones_like(y))
+        gates[gate] = slope(y, parts[gate], y) if wrong == "sigmoid' half" else y
+    i, f, o = gates.values()
+    g = {"g sigmoid": torch.sigmoid, "g raw": lambda a: a}.get(wrong, torch.tanh)(parts["g"])
+    if wrong == "g' as sigmoid":
+        g = slope(g, parts["g"], g * (1 - g))
+    if wrong == "g' forgotten":
+        g = slope(g, parts["g"], torch.ones_like(g))
+    kept = {"no f": lambda: c, "no c": lambda: 0 * c}.get(wrong, lambda: f * c)()
+    next_c = kept + (g if wrong == "no i" else i * g)
+    if wrong == "df of next c":
+        next_c = via(next_c, f * next_c.detach() + f.detach() * c + i * g)
+    if wrong == "dprev_c without f":
+        next_c = via(next_c, f * c.detach() + c + i * g)
+    inner = next_c.detach() if wrong == "dh into c" else next_c
+    tanh_c = inner if wrong == "tanh c" else torch.tanh(inner)
+    if wrong == "tanh(c)' forgotten":
+        tanh_c = slope(tanh_c, inner, torch.ones_like(inner))
+    if wrong == "tanh(c)' of c":
+        tanh_c = slope(tanh_c, inner, 1 - inner**2)
+    next_h = tanh_c if wrong == "no o" else o * tanh_c
+    return (next_c, next_h) if wrong == "results swapped" else (next_h, next_c)
+
+
+def attend(prev_h, A, wrong=None):
+    """attn (N, H) and its weights (N, grid_h, grid_w)."""
+    N, H, grid_h, grid_w = A.shape
+    G = grid_h * grid_w
+    cells = A.reshape(N, G, H) if wrong == "grid reshaped" else A.flatten(2).transpose(1, 2)  # (N, G, H)
+    asked, averaged = (cells.detach() if wrong == w else cells for w in ("dA scores", "dA weights"))
+    query = prev_h.detach() if wrong == "query" else prev_h
+    scales = {"no scale": 1, "scale H": H, "scale G": G**0.5, "scale up": H**-0.5}
+    raw = (asked @ query.unsqueeze(2)).squeeze(2)  # (N, G)
+    scores = raw / scales.get(wrong, H**0.5)
+    if wrong == "scale forgotten":
+        scores = via(scores, raw)
+    weights = torch.softmax(scores, 0 if wrong == "softmax axis" else 1)
+    if wrong == "softmax' half":
+        weights = slope(weights, scores, weights)
+    used = torch.full_like(weights, 1 / G) if wrong == "uniform" else weights
+    return (used.unsqueeze(1) @ averaged).squeeze(1), weights.view(N, grid_h, grid_w)
+
+
+def sequence(kind, x, start, Wx, Wh, b, Wattn=None, wrong=None):
+    """h (N, T, H); start is h0, or A for "attention"."""
+    if kind == "attention":
+        mean = (start.detach() if wrong == "dA start" else start).mean((2, 3))
+        h0, c0 = (0 * mean if wrong == w else mean for w in ("h0 zero", "c0 zero"))
+    else:
+        h0, c0 = start, start if wrong == "c0 is h0" else torch.zeros_like(start)
+    h, c, out = h0, c0, []
+    times = range(x.shape[1])
+    for t in reversed(times) if wrong == "reversed" else times:
+        W = [w.detach() if wrong == "dW overwritten" and t else w for w in (Wx, Wh, b, Wattn) if w is not None]
+        if wrong == "h not carried":
+            h = h0
+        if wrong == "c not carried":
+            c = c0
+        if wrong == "dh not carried" and t:
+            h = h.detach()
+        if wrong == "dc not carried" and t:
+            c = c.detach()
+        if kind == "rnn":
+            h = rnn_step(x[:, t], h, *W, wrong=wrong)
+        elif kind == "lstm":
+            h, c = lstm_step(x[:, t], h, c, *W, wrong=wrong)
+        else:
+            attn, _ = attend(h0 if wrong == "attend once" else h, start, wrong)
+            h, c = lstm_step(x[:, t], h, c, *W[:3], attn, W[3], wrong=wrong)
+        out.append(h)
+    if wrong == "first skipped":
+        out = [h0, *out[:-1]]
+    if wrong == "last skipped":
+        out = [*out[:-1], torch.zeros_like(h0)]
+    if wrong == "reversed":
+        out.reverse()
+    return torch.stack(out, 1)
+
+
+def softmax_loss(x, y, ignore_index=None, wrong=None):
+    if wrong == "always ignored":
+        ignore_index = 0
+    if wrong == "null counted":
+        ignore_index = None
+    log_probs = torch.log_softmax(x, 1 if wrong == "loss axis" else 2)
+    values = log_probs.exp() if wrong == "probability" else log_probs
+    counted = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
+    loss = -(values.gather(2, y.unsqueeze(2)).squeeze(2) * counted).sum()
+    divisors = {"mean over words": counted.sum(), "mean over all": y.numel(), "sum": 1, "negative": -len(y)}
+    return loss / divisors.get(wrong, len(y))
+
+
+def forward(name, arguments, wrong=None):
+    """The results of a ``*_forward``, of the attention or the loss, as a tuple without the cache."""
+    values = tuple(arguments.values())
+    if name == "temporal_softmax_loss":
+        return (softmax_loss(*values, wrong=wrong),)
+    if name == "dot_product_attention":
+        return attend(*values, wrong=wrong)
+    kind, *rest = name.split("_")
+    if rest[0] == "step":
+        x, h, *others = values
+        if kind == "rnn":
+            return (rnn_step(x, h, *others, wrong=wrong),)
+        if kind == "lstm":
+            return lstm_step(x, h, *others, wrong=wrong)
+        c, attn, Wx, Wh, Wattn, b = others
+        return lstm_step(x, h, c, Wx, Wh, b, attn, Wattn, wrong=wrong)
+    if kind == "attention":
+        x, A, Wx, Wh, Wattn, b = values
+        return (sequence(kind, x, A, Wx, Wh, b, Wattn, wrong=wrong),)
+    return (sequence(kind, *values, wrong=wrong),)
+
+
+def backward(name, arguments, upstream, wrong=None):
+    """The gradients of the forward called ``name``, given those of its results, in the order of its arguments."""
+    if wrong in ("first skipped", "last skipped") and "step" not in name and "x" in arguments:
+        return _with_a_step_skipped(name, arguments, upstream, wrong)
+    if wrong == "dnext_c ignored" and len(upstream) > 1:
+        upstream = (upstream[0], torch.zeros_like(upstream[1]))
+    inputs = {key: value.detach().requires_grad_() for key, value in arguments.items()}
+    outputs = forward(name, inputs, wrong)[: len(upstream)]
+    found = torch.autograd.grad(outputs, list(inputs.values()), upstream, allow_unused=True)
+    gradients = {key: torch.zeros_like(inputs[key]) if g is None else g for key, g in zip(inputs, found)}
+    for key in gradients:
+        averaged = (wrong == "db mean" and key == "b") or (wrong == "dW mean" and key.startswith("W"))
+        if averaged:
+            gradients[key] = gradients[key] / len(upstream[0])
+    return tuple(gradients.values())
+
+
+def _with_a_step_skipped(name, arguments, upstream, wrong):
+    """A loop over time that leaves out the first or the last step: its dx stays zero."""
+    (dh,), x = upstream, arguments["x"]
+    kept = slice(1, None) if wrong == "first skipped" else slice(None, -1)
+    start = dict(arguments)
+    if wrong == "first skipped" and "h0" in arguments and not name.startswith("lstm"):
+        start["h0"] = forward(name, arguments)[0][:, 0]
+    elif wrong == "first skipped":
+        return backward(name, arguments, upstream)  # what the cell state then is depends on the learner's cache
+    found = backward(name, start | {"x": x[:, kept]}, (dh[:, kept],))
+    dx = torch.zeros_like(x)
+    dx[:, kept] = found[0]
+    return (dx, *found[1:])

@@ -1,0 +1,196 @@
+"""The checker finds planted mistakes and calls them by name, and finds none in right solutions."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rnn_lstm_captioning.check import ORDER, main, work
+
+LEARNERS = Path(__file__).parent / "learners"
+RIGHT = (LEARNERS / "in_numpy.py").read_text()
+
+
+def report_on(text, folder):
+    """{function: (outcome, message)} for a learner's file."""
+    (folder / "mine.py").write_text(text)
+    work(folder / "mine.py", folder / "report")
+    lines = [json.loads(line) for line in (folder / "report").read_text().splitlines()]
+    return {name: (outcome, message) for name, outcome, message in lines if outcome != "begun"}
+
+
+@pytest.mark.parametrize("style", ["in_numpy", "in_torch"])
+def test_no_false_alarm(style, tmp_path):
+    found = report_on((LEARNERS / f"{style}.py").read_text(), tmp_path)
+    assert set(found.values()) == {("right", "")}
+    assert set(ORDER) - set(found) <= {"attention_step_backward"}
+
+
+def test_our_own_cells_are_right(tmp_path):
+    ours = "from rnn_lstm_captioning.cells import *\nfrom rnn_lstm_captioning import temporal_softmax_loss\n"
+    assert set(report_on(ours, tmp_path).values()) == {("right", "")}
+
+
+def within(function, old, new):
+    """The right solution with one function changed."""
+    start = RIGHT.index(f"def {function}(")
+    end = RIGHT.find("\ndef ", start + 1)
+    end = len(RIGHT) if end < 0 else end
+    body = RIGHT[start:end]
+    assert old in body, f"{old} is not in {function}"
+    return RIGHT[:start] + body.replace(old, new) + RIGHT[end:]
+
+
+# function, old, new, what the diagnosis must say (None: that it is wrong is enough)
+PLANTED = [
+    ("rnn_step_forward", "+ b", "", "bias b is forgotten"),
+    ("rnn_step_forward", "prev_h.dot(Wh)", "prev_h.dot(Wh.T)", "Wh is transposed"),
+    ("rnn_step_forward", "np.tanh(a)", "a", "tanh is missing"),
+    ("rnn_step_forward", "np.tanh(a)", "sigmoid(a)", "sigmoid where tanh belongs"),
+    ("rnn_step_forward", " + prev_h.dot(Wh)", "", "h Wh is missing"),
+    ("rnn_step_forward", "a = x", "x += 1; a = x", "changes its argument x in place"),
+    ("rnn_step_forward", "np.tanh(a)", "np.tanh(a) + 1e-4", None),
+    ("rnn_step_backward", "(1 - next_h**2)", "1", "derivative of tanh is missing"),
+    ("rnn_step_backward", "(1 - next_h**2)", "(1 - np.tanh(next_h)**2)", "taken of the wrong thing"),
+    ("rnn_step_backward", "(1 - next_h**2)", "(1 - a**2)", "1 - a^2 instead of"),
+    ("rnn_step_backward", "(1 - next_h**2)", "(1 - prev_h**2)", "the state before the step"),
+    ("rnn_step_backward", "(1 - next_h**2)", "(1 - next_h)", "square is missing"),
+    ("rnn_step_backward", "da.dot(Wh.T)", "da.dot(Wh)", "dprev_h needs Wh transposed"),
+    ("rnn_step_backward", "prev_h.T.dot(da)", "next_h.T.dot(da)", "state after the step"),
+    ("rnn_step_backward", "da.sum(axis=0)", "da.mean(axis=0)", "averaged over the batch"),
+    ("rnn_step_backward", "da.sum(axis=0)", "da.sum(axis=1)", "db has shape"),
+    ("rnn_step_backward", "x.T.dot(da)", "da.T.dot(x)", "it is transposed"),
+    ("rnn_step_backward", "dWx, dWh, db", "dWh, dWx, db", "dWx has shape"),
+    ("rnn_step_backward", "da = dnext_h * (", "dnext_h *= (", None),
+    ("rnn_forward", "x[:, t], prev_h,", "x[:, t], h0,", "h_t is not carried"),
+    ("rnn_forward", "range(T)", "range(T - 1)", "last time step is skipped"),
+    ("rnn_forward", "range(T)", "reversed(range(T))", "from the last to the first"),
+    ("rnn_backward", "dh[:, t] + dprev_h", "dh[:, t]", "not carried"),
+    ("rnn_backward", "reversed(range(T))", "reversed(range(1, T))", "first time step is skipped"),
+    ("rnn_backward", "reversed(range(T))", "reversed(range(T - 1))", "last time step is skipped"),
+    ("rnn_backward", "+= d", "= d", "overwritten"),
+    ("lstm_step_forward", "+ b", "", "bias b is forgotten"),
+    ("lstm_step_forward", "o * np.tanh(next_c)", "o * next_c", "tanh is missing on the cell state"),
+    ("lstm_step_forward", "g = np.tanh(", "g = sigmoid(", "g has a sigmoid"),
+    ("lstm_step_forward", "f * prev_c + i * g", "i * prev_c + f * g", "the gates are swapped: they are f i o g"),
+    ("lstm_step_forward", "f * prev_c + i * g", "f * prev_c + g", "input gate is missing"),
+    ("lstm_step_forward", "f * prev_c + i * g", "i * g", "cell state before is dropped"),
+    ("lstm_step_forward", "return next_h, next_c", "return next_c, next_h", "wrong order"),
+    ("lstm_step_backward", "dnext_c + dnext_h", "dnext_h", "dnext_c is ignored"),
+    ("lstm_step_backward", "dnext_c + dnext_h * o * (1 - tanh_c**2)", "dnext_c", "way from dh into the cell state"),
+    ("lstm_step_backward", "(1 - tanh_c**2)", "(1 - next_c**2)", "1 - c^2 instead of"),
+    ("lstm_step_backward", " * (1 - tanh_c**2)", "", "derivative of tanh(c) is missing"),
+    ("lstm_step_backward", "dc * prev_c", "dc * next_c", "the cell state after the step"),
+    ("lstm_step_backward", "dprev_c = dc * f", "dprev_c = dc", "dprev_c needs the forget gate"),
+    ("lstm_step_backward", "di * i * (1 - i), df * f * (1 - f), do * o * (1 - o)", "di, df, do", "derivative of the sigmoids"),
+    ("lstm_step_backward", "dg * (1 - g**2)", "dg * g * (1 - g)", "g is a tanh"),
+    ("lstm_step_backward", "di * i * (1 - i), df * f * (1 - f)", "df * f * (1 - f), di * i * (1 - i)", "gradients are swapped"),
+    ("lstm_forward", "np.zeros_like(h0)", "h0", "c0 must be zero"),
+    ("lstm_forward", "prev_h, prev_c, step =", "prev_h, _, step =", "cell state is not carried"),
+    ("lstm_backward", "dprev_c, dWx_t", "_, dWx_t", "gradient of the cell state is not carried"),
+    ("lstm_backward", "dh[:, t] + dprev_h", "dh[:, t]", "gradient of h_{t-1} is not carried"),
+    ("dot_product_attention", " / np.sqrt(H)", "", "not divided by sqrt(H)"),
+    ("dot_product_attention", "np.sqrt(H)", "np.sqrt(gh * gw)", "the wrong sqrt"),
+    ("dot_product_attention", "softmax(scores)", "softmax(scores.T).T", "over the wrong axis"),
+    ("dot_product_attention", "w.reshape(N, gh, gw)", "scores.reshape(N, gh, gw)", None),
+    ("attention_step_forward", "+ attn.dot(Wattn)", "", "attn Wattn is missing"),
+    ("attention_forward", "h0 = A.mean(axis=(2, 3))", "h0 = 0 * A.mean(axis=(2, 3))", None),
+    ("attention_forward", "prev_h, prev_c, cache = h0, h0, []", "prev_h, prev_c, cache = h0, 0 * h0, []", "c0 must be the mean"),
+    ("attention_backward", "dprev_h = dprev_h + np", "dprev_h + np", "the attention's query"),
+    ("attention_backward", "(dw - (w * dw).sum(axis=1, keepdims=True))", "dw", "softmax's derivative is incomplete"),
+    ("attention_backward", '        dcells += np.einsum("ng,nh->nhg", ds, query)\n', "", "lacks what comes through the scores"),
+    ("attention_backward", "dcells += ((dprev_h", "0 * ((dprev_h", "lacks what comes through h0 and c0"),
+    ("temporal_softmax_loss", "losses.sum() / N", "losses.mean()", "mean over N and T"),
+    ("temporal_softmax_loss", "losses.sum() / N", "losses.sum()", "summed over the batch too"),
+    ("temporal_softmax_loss", "* (words != ignore_index)", "", "NULL is counted"),
+    ("temporal_softmax_loss", "ignore_index is not None:", "True:\n        ignore_index = ignore_index or 0", "even when"),
+    ("temporal_softmax_loss", "-np.log(", "np.log(", "the sign is wrong"),
+]  # fmt: skip
+
+
+def test_there_are_enough_planted_mistakes():
+    assert len(PLANTED) >= 40 and sum(diagnosis is not None for *_, diagnosis in PLANTED) >= 30
+
+
+@pytest.mark.parametrize("function, old, new, diagnosis", PLANTED, ids=[f"{p[0]}-{k}" for k, p in enumerate(PLANTED)])
+def test_a_planted_mistake_is_found_and_named(function, old, new, diagnosis, tmp_path):
+    outcome, message = report_on(within(function, old, new), tmp_path)[function]
+    assert outcome == "wrong"
+    assert diagnosis is None or diagnosis in message, message
+
+
+def test_a_backward_without_its_forward_says_so(tmp_path):
+    start, end = RIGHT.index("def rnn_step_forward"), RIGHT.index("def rnn_step_backward")
+    found = report_on(RIGHT[:start] + RIGHT[end:], tmp_path)
+    assert found["rnn_step_backward"] == (
+        "unchecked", "it takes the cache of your own rnn_step_forward, which is not in the file",
+    )  # fmt: skip
+    assert found["lstm_backward"] == ("right", "")
+
+
+def test_a_right_backward_of_a_wrong_forward_is_right(tmp_path):
+    text = within("rnn_step_forward", "+ b", "+ 2 * b").replace("db = da.sum(axis=0)\n    return dx, dprev_h", "db = 2 * da.sum(axis=0)\n    return dx, dprev_h")  # fmt: skip  # noqa: E501
+    found = report_on(text, tmp_path)
+    assert found["rnn_step_forward"][0] == "wrong" and found["rnn_step_backward"] == ("right", "")
+    found = report_on(within("rnn_step_forward", "+ b", "+ 2 * b"), tmp_path)
+    assert "db is off" in found["rnn_step_backward"][1] and "of your forward" in found["rnn_step_backward"][1]
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("return next_h, (x", "return next_h, next_h, (x", "it returns 3 values, wanted next_h, cache"),
+        ("np.tanh(a)", "np.tahn(a)", "it raised AttributeError in line "),
+        ("np.tanh(a)", "'text'", "its result next_h is a str"),
+        ("np.tanh(a)", "np.tanh(a) * np.nan", "next_h is not finite"),
+        ("np.tanh(a)", "np.tanh(a)[:, :1]", "next_h has shape (3, 1), wanted (3, 7)"),
+    ],
+)
+def test_other_mistakes_are_described(old, new, message, tmp_path):
+    outcome, found = report_on(within("rnn_step_forward", old, new), tmp_path)["rnn_step_forward"]
+    assert outcome == "wrong" and message in found
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "rnn_lstm_captioning.check", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def test_the_command_line_and_its_time_limit(tmp_path):
+    mine = tmp_path / "mine.py"
+    assert run("--new", mine).returncode == 0
+    again = run("--new", mine)
+    assert again.returncode == 2 and "does not overwrite it" in again.stderr
+    empty = run(mine)
+    assert (
+        empty.returncode == 2
+        and "not written yet" in empty.stdout
+        and "none of the functions filled in" in empty.stderr
+    )
+    mine.write_text(within("rnn_backward", "for t in", "while True:\n        pass\n    for t in"))
+    endless = run(mine, "--timeout", "8")
+    assert (
+        endless.returncode == 1
+        and "rnn_backward               WRONG: it was not done after 8 seconds" in endless.stdout
+    )
+    mine.write_text(
+        RIGHT.replace("def rnn_forward(x, h0, Wx, Wh, b):", "def rnn_forward(x, h0, Wx, Wh, b):\n    exit(3)")
+    )
+    ended = run(mine)
+    assert ended.returncode == 1 and "it ended the whole process (exit code 3)" in ended.stdout
+    for text, message in (
+        ("x = (", "can't be imported: SyntaxError in line 1"),
+        ("x = 1", "has none of the functions"),
+    ):
+        mine.write_text(text)
+        unusable = run(mine)
+        assert unusable.returncode == 2 and message in unusable.stderr and "Traceback" not in unusable.stderr
+
+
+def test_a_missing_file(tmp_path):
+    from rnn_lstm_captioning import InputError
+
+    with pytest.raises(InputError, match="there is no such file; --new"):
+        main([str(tmp_path / "none.py")])
