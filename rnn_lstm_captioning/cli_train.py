@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from . import distributed
 from .captioner import IMAGE_INPUTS, IMAGE_NORMS, CaptioningRNN
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import save_checkpoint
 from .command import SCRIPTS, ArgumentParser, device, non_negative, positive, probability
 from .data.files import COCO_BYTES, COCO_PATH, download, load_captions
 from .encoder import ImageEncoder
@@ -17,7 +17,7 @@ from .inference import PictureCaptioner, default_device
 from .metrics import can_score, cider
 from .pairs import BATCHINGS
 from .preparation import autocast, prepare_pairs, references_of, standardize_features
-from .resuming import check_settings, find_checkpoint, load_weights, resume
+from .resuming import check_settings, find_start, load_weights, resume
 from .self_critical import SelfCritical
 from .training import Trainer, write_log
 from .visualize import save_loss_curve
@@ -122,29 +122,26 @@ def train_here(cell, args):
     if not os.access(args.out, os.W_OK):
         raise InputError(f"--out {args.out} can't be written to")
     data = choose_data(args)
-    captioner = make_captioner(cell, data, args)
     last, best = (args.out / f"{cell}_{which}.pt" for which in ("last", "best"))
-    path = last if args.resume is True else args.resume
-    checkpoint = distributed.from_first(lambda: find_checkpoint(path, args)) if args.resume else None
+    path, checkpoint, resumed = distributed.from_first(lambda: find_start(last, args))
+    captioner = make_captioner(cell, data, args, checkpoint)
     stored_size = data.splits["train"].images.shape[-1]
+    if resumed:
+        check_settings(checkpoint, path, args, stored_size)
     if checkpoint:
-        check_settings(checkpoint, path, args)
-        if checkpoint["image_size"] != stored_size:
-            raise InputError(
-                f"{path} is of pictures of {checkpoint['image_size']} pixels, {data.source} has {stored_size}"
-            )
         load_weights(checkpoint, path, captioner)
-    elif args.init:
-        load_weights(distributed.from_first(lambda: load_checkpoint(args.init)), args.init, captioner)
-    train, val = make_pairs(captioner, data, args, fresh=not (checkpoint or args.init))
+    train, val = make_pairs(captioner, data, args, fresh=checkpoint is None)
     objective = make_objective(train, data, args)
+    saved = resumed and path == last  # whether there is a checkpoint of this run
 
     def save(which, trainer):
+        nonlocal saved
         state = trainer.state_dict() if which == "last" else None
         if distributed.rank() > 0:
             return
         settings = {k: v if isinstance(v, int | float | str | None) else str(v) for k, v in vars(args).items()}
         save_checkpoint(args.out / f"{cell}_{which}.pt", captioner, stored_size, settings, data.source, state)
+        saved = saved or which == "last"
         if which == "last" and trainer.history and trainer.step == trainer.history[-1]["step"]:
             write_history(trainer.history)
             print_epoch(trainer, args.epochs)
@@ -160,20 +157,19 @@ def train_here(cell, args):
 
     score = score if can_score(references) else None
     trainer = Trainer(captioner, train, val, args, save, autocast(args.device, args.precision), score, objective)
-    if distributed.rank():
-        torch.manual_seed(args.seed + (distributed.rank() << 32))  # each process drops out other elements
-    if checkpoint:
-        resume(trainer, checkpoint, path, args)
-        if not distributed.from_first(best.exists):
+    distributed.seed_apart(args.seed)
+    if resumed:
+        resume(trainer, checkpoint, path)
+        if not distributed.from_first(lambda: path.parent == args.out and best.exists()):
             trainer.best = None  # it lies in another folder: the next epoch is the best one here
-            if trainer.step >= trainer.total_steps:
+            if trainer.step >= trainer.total_steps and trainer.is_evaluated():
                 raise InputError(f"{path} is of a run that is finished; --epochs above {args.epochs} goes on")
         if trainer.history and distributed.rank() == 0:
             write_history(trainer.history)
     try:
         finished = trainer.run()
     except (RunFailed, OSError) as error:
-        rest = f"{last} is as it was last saved: --resume goes on from there" if last.exists() else "nothing was saved"
+        rest = f"{last} is as it was last saved: --resume goes on from there" if saved else "nothing was saved"
         raise RunFailed(f"{error}; {rest}") from error
     if not finished:
         distributed.say(f"saved: {last} after step {trainer.step}; the same command with --resume goes on")
@@ -190,22 +186,28 @@ def choose_data(args):
     """Load the data that the arguments name, or the best that is there, and say which."""
     if args.download and args.data:
         raise InputError(f"--download fetches {COCO_PATH} and trains on it; leave out --data {args.data}")
-    if args.download and distributed.is_first_here():
+    if args.download and distributed.count() > 1:
+        raise InputError("--download is for one process: run the script once without torchrun, it may be a --dry-run")
+    if args.download:
         with tqdm(total=COCO_BYTES, unit="B", unit_scale=True, desc="coco.pt", disable=args.quiet) as bar:
             download(progress=bar.update)
-    distributed.any_of(False)  # the others wait
-    source = args.data or (str(COCO_PATH) if COCO_PATH.exists() else "scenes")
+    source = args.data or distributed.from_first(lambda: str(COCO_PATH) if COCO_PATH.exists() else "scenes")
     hint = "; --download fetches coco.pt, --data FILE takes your own" if source == "scenes" and not args.data else ""
     distributed.say(f"data: {'the built-in scenes' if source == 'scenes' else source}{hint}")
     data = load_captions(source)
+    train = data.splits["train"]
+    shapes = tuple(train.images.shape), tuple(train.captions.shape)
+    summary = (data.idx_to_token, shapes, train.captions.sum().item())
+    if any(other != summary for other in distributed.gather(summary)):
+        raise InputError(f"{source} is not the same file on all machines")
     if args.dry_run:
         data.splits = {name: split.first(4 * args.batch_size) for name, split in data.splits.items()}
     return data
 
 
-def make_captioner(cell, data, args):
-    """The captioner that the arguments describe, on its device."""
-    weights = encoder_weights(data, args)
+def make_captioner(cell, data, args, checkpoint=None):
+    """The captioner that the arguments describe, on its device; its weights may come from a checkpoint later."""
+    weights = "none" if checkpoint else encoder_weights(data, args)
     stored_size = data.splits["train"].images.shape[-1]
     if args.augment:  # the classic recipe takes squares of 224 pixels out of pictures of 256
         args.image_size = args.image_size or stored_size * 7 // 8
@@ -232,9 +234,9 @@ def make_captioner(cell, data, args):
         **({} if cell == "attn" else {"image_input": args.image_input, "image_norm": args.image_norm}),
     ).to(args.device)
     trained = sum(p.numel() for p in captioner.parameters() if p.requires_grad)
+    use = f"weights: {'checkpoint' if checkpoint else weights}; {'trained too' if args.finetune_encoder else 'frozen'}"
     distributed.say(
-        f"model: {cell}, {args.encoder} (weights: {weights}; {'trained too' if args.finetune_encoder else 'frozen'}), "
-        f"{len(data.idx_to_token)} words, {trained:,} parameters to train"
+        f"model: {cell}, {args.encoder} ({use}), {len(data.idx_to_token)} words, {trained:,} parameters to train"
     )
     return captioner
 
@@ -252,6 +254,7 @@ def make_pairs(captioner, data, args, fresh=True):
     if fresh and encoder_weights(data, args) == "none" and not args.finetune_encoder:
         images = data.splits["train"].images
         captioner.image_encoder.calibrate(images[:: 1 + len(images) // 64].to(args.device))
+    distributed.take_from_first(captioner)  # machines may differ in the last bit
     train = prepare_pairs(
         captioner, data, "train", in_loop, args.augment, args.self_critical, first=args.num_train, **common
     )
@@ -267,9 +270,13 @@ def make_objective(train, data, args):
         return None
     if not (args.init or args.resume):
         raise InputError("--self-critical makes a trained captioner better: name its checkpoint with --init")
+    if args.batching == "length":
+        raise InputError("--self-critical compares captions of one picture, which --batching length parts")
     references = references_of(data.splits["train"], data)
     if not can_score(references):
         raise InputError(f"{data.source} has training pictures without a caption to score drawn ones against")
+    if train.image_index.bincount().max() < 2:
+        raise InputError(f"--self-critical draws as many captions as a picture has, and {data.source} has one of each")
     return SelfCritical(train, references)
 
 
@@ -281,7 +288,8 @@ def validation_cider(captioner, val, references, args):
             captions = inference.caption_features(distributed.share(val.features), args.batch_size)
         else:
             captions = inference.caption_images(distributed.share(val.images))
-    return cider([text for part in distributed.gather([c.text for c in captions]) for text in part], references)
+    texts = [text for part in distributed.gather([caption.text for caption in captions]) for text in part]
+    return distributed.from_first(lambda: cider(texts, references))
 
 
 def print_epoch(trainer, epochs):

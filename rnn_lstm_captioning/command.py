@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import math
+import os
 import platform
 import shlex
 import sys
@@ -44,19 +45,20 @@ def run_command(main):
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no valid text
     try:
         main()
-    except InputError as error:
+    except InputError as error:  # every process has it
         leave(2, str(error) if distributed.is_first_here() else None)
     except KeyboardInterrupt:
         leave(130, "stopped by a signal" if distributed.is_first_here() else None)
-    except (OSError, RunFailed) as error:
+    except RunFailed as error:
+        leave(1, str(error) if distributed.is_first_here() else None)
+    except OSError as error:
         leave(1, str(error))
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             leave(1, "there is not enough memory; use a smaller --batch-size, --hidden-dim or --image-size")
         if distributed.is_about_others(error):
-            leave(
-                1, "another process of this run has ended, so this one ends too; --resume goes on from what was saved"
-            )
+            what = str(error).split("\n")[0][:150]
+            leave(1, f"another process of this run has ended, so this one ends too: --resume goes on ({what})")
         raise
 
 
@@ -76,6 +78,9 @@ def leave(code, message):
     """Say one line on standard error, if there is a message, and end the process."""
     if message:
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
+    if distributed.count() > 1:
+        sys.stdout.flush()
+        os._exit(code)  # leaving in order would wait for the other processes
     sys.exit(code)
 
 

@@ -4,12 +4,17 @@ Without torchrun there is one process, and every function here does the plain th
 """
 
 import os
+import warnings
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+
+from .errors import InputError
+
+LAUNCHED = dist.is_available() and dist.is_torchelastic_launched()
 
 
 @contextmanager
@@ -18,39 +23,57 @@ def joined(device):
 
     Args: device, "cpu", "cuda" or another. Yields: this process's own, such as "cuda:1".
     """
-    if not dist.is_torchelastic_launched():
+    if not LAUNCHED:
         yield device
         return
+    backend = "gloo"
     if device.startswith("cuda"):
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        local_rank = int(os.environ["LOCAL_RANK"])
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(f"this machine has {torch.cuda.device_count()} GPUs: --nproc-per-node can't be more")
+        device, backend = f"cuda:{local_rank}", "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(minutes=10)
-    )
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    yield device
+    dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
 def count():
     """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if LAUNCHED and dist.is_initialized() else 1
 
 
 def rank():
     """This process's number, from 0 on."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if LAUNCHED and dist.is_initialized() else 0
 
 
 def is_first_here():
     """Whether this process is the first on its machine; files that it alone writes are seen by the others there."""
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0 if dist.is_torchelastic_launched() else True
+    return not LAUNCHED or int(os.environ["LOCAL_RANK"]) == 0
 
 
 def parallel(module):
     """The module, wrapped so that all processes take the mean of their gradients (DistributedDataParallel)."""
-    return DistributedDataParallel(module) if count() > 1 else module
+    if count() == 1:
+        return module
+    # without this flag the gradients are put into another order after the first step, and more than two
+    # numbers add up to another sum in another order: a resumed run would differ from one that was not stopped
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    return DistributedDataParallel(module, find_unused_parameters=True)
+
+
+def take_from_first(module):
+    """Give all processes the parameters and buffers that the first one has."""
+    if count() > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def seed_apart(seed):
+    """Seed all processes but the first with other numbers: each drops out other elements, and draws other words."""
+    if rank() > 0:
+        torch.manual_seed((seed + rank() * 0x9E3779B1) % 2**32)  # a CPU's generator takes no more than 32 bits
 
 
 def share(rows):
@@ -77,11 +100,19 @@ def any_of(flag):
 
 
 def from_first(make):
-    """What ``make()`` returns in the first process, for all of them; the others don't call it."""
+    """What ``make()`` returns in the first process, for all of them; the others don't call it. An InputError
+    that it raises is raised in all of them."""
     if count() == 1:
         return make()
-    values = [make() if rank() == 0 else None]
+    values = [None, None]
+    if rank() == 0:
+        try:
+            values[0] = make()
+        except InputError as error:
+            values[1] = str(error)
     dist.broadcast_object_list(values)
+    if values[1] is not None:
+        raise InputError(values[1])
     return values[0]
 
 
@@ -103,4 +134,4 @@ def say(*words):
 def is_about_others(error):
     """Whether a RuntimeError says that another process can't be reached any more."""
     text = str(error).lower()
-    return dist.is_torchelastic_launched() and any(word in text for word in ("gloo", "nccl", "connection", "timed out"))
+    return count() > 1 and any(word in text for word in ("gloo", "nccl", "connection", "timed out"))

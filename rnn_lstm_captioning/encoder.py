@@ -175,10 +175,7 @@ def encode_all(
             return torch.zeros(0, *shape[1:], dtype=torch.float16)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             encoded = encoder(batch.to(device))
-        encoded = encoded.to(device="cpu", dtype=torch.float16)
-        if not encoded.isfinite().all():
-            raise InputError(f"{encoder.name} gives features beyond 65504, which 16 bits can't hold")
-        return encoded
+        return encoded.to(device="cpu", dtype=torch.float16)
 
     def fill(features):
         for start in progress(range(0, len(images), batch_size * distributed.count())):
@@ -186,6 +183,8 @@ def encode_all(
             mine = encode(images[first : first + batch_size])
             padded = torch.cat([mine, mine.new_zeros(batch_size - len(mine), *shape[1:])])
             everyones = distributed.stack(padded)[: len(images) - start]
+            if not everyones.isfinite().all():
+                raise InputError(f"{encoder.name} gives features beyond 65504, which 16 bits can't hold")
             if features is not None:
                 features[start : start + len(everyones)] = everyones.numpy()
 
@@ -207,6 +206,7 @@ def encode_all(
                         os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
                 fill(features)
                 features.flush()
+                del features  # Windows renames no file that is open
         else:
             fill(None)
         distributed.any_of(False)  # wait until the file is there

@@ -59,7 +59,7 @@ class PictureCaptioner:
     def caption_features(self, features, batch_size=64, **decoding):
         """A list of N :class:`Caption`, for features (N, C, grid_h, grid_w)."""
         captions = []
-        for batch in features.split(batch_size):
+        for batch in features.split(batch_size) if len(features) else ():
             with evaluating(self.model):
                 found = decode(self.model, batch.to(self.device), **decoding)
             attention = [None] * len(batch) if found.attn_weights is None else found.attn_weights.cpu()

@@ -1,5 +1,7 @@
 """Going on from a checkpoint: with the same run (--resume), or with another one (--init)."""
 
+from pathlib import Path
+
 from . import distributed
 from .checkpoint import load_checkpoint
 from .errors import InputError
@@ -9,20 +11,30 @@ FREE_TO_CHANGE = {"epochs", "out", "resume", "device", "precision", "quiet", "sa
 FREE_TO_CHANGE |= {"download", "dry_run", "encoder_weights", "init"}
 
 
-def find_checkpoint(path, args):
-    """The dict of the checkpoint to resume from; None for a bare --resume before there is one, so that one
-    command can be given again and again."""
-    if args.resume is True and not path.exists():
-        print(f"{path} is not there yet: starting from the beginning", flush=True)
-        return None
-    checkpoint = load_checkpoint(path)
-    if checkpoint["training"] is None:
-        raise InputError(f"{path} holds no training state; resume from the file that ends in _last.pt")
-    return checkpoint
+def find_start(last, args):
+    """What a run begins with: a checkpoint's path, its dict, and whether it is resumed; or None, None, False.
+
+    A bare --resume before there is a checkpoint starts from the beginning, so that one command can be given again
+    and again. Args: last, the path that a bare --resume means.
+    """
+    if args.resume is True and not last.exists():
+        print(f"{last} is not there yet: starting from the beginning", flush=True)
+    elif args.resume:
+        path = last if args.resume is True else Path(args.resume)
+        checkpoint = load_checkpoint(path)
+        if checkpoint["training"] is None:
+            raise InputError(f"{path} holds no training state; resume from the file that ends in _last.pt")
+        return path, checkpoint, True
+    if args.init:
+        return Path(args.init), load_checkpoint(args.init), False
+    return None, None, False
 
 
-def check_settings(checkpoint, path, args):
-    """Raise InputError if a run would not go on as it began."""
+def check_settings(checkpoint, path, args, stored_size):
+    """Raise InputError if a run would not go on as it began. Args: stored_size, of the data's pictures."""
+    before = checkpoint["image_size"]
+    if before != stored_size:
+        raise InputError(f"{path} is of pictures of {before} pixels, these have {stored_size}")
     for name, value in vars(args).items():
         before = checkpoint["settings"].get(name, value)
         if name not in FREE_TO_CHANGE and before != value:
@@ -33,7 +45,7 @@ def check_settings(checkpoint, path, args):
         distributed.say(f"--epochs was {before} and is {args.epochs}: the learning rate's schedule is stretched to it")
 
 
-def resume(trainer, checkpoint, path, args):
+def resume(trainer, checkpoint, path):
     """Bring a trainer to where a checkpoint's was."""
     try:
         random_numbers_go_on = trainer.load_state_dict(checkpoint["training"])

@@ -28,7 +28,8 @@ class SelfCritical:
 
     def batch_loss(self, captioner, rows, device):
         """Minus the mean CIDEr (1 is 100 percent) of the captions drawn for the pictures of some caption
-        rows; its gradient is the policy gradient."""
+        rows; its gradient is the policy gradient, but for two words and the dropout: <NULL> and <START>
+        are never drawn, and nothing is dropped while drawing."""
         features = self.pairs.row_features(captioner, rows, device)
         with evaluating(captioner):  # <UNK> may be drawn, or it would be neither rewarded nor punished
             longest = self.pairs.captions.shape[1] - 1

@@ -1,5 +1,7 @@
 """Files appear whole or not at all, and what is read from them can do no harm."""
 
+import errno
+import glob
 import os
 import pickle
 import re
@@ -22,7 +24,7 @@ def replacing(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     host = re.sub(r"\W", "", socket.gethostname())
     unfinished = path.with_name(f".{path.stem}.{host}.{os.getpid()}{path.suffix}")  # the suffix tells the format
-    for left in path.parent.glob(f".{path.stem}.{host}.*{path.suffix}"):
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.{host}.*{path.suffix}"):
         if not _is_running(left.suffixes[-2][1:] if path.suffix else left.suffix[1:]):
             left.unlink(missing_ok=True)
     try:
@@ -39,6 +41,9 @@ def _sync(path):
     handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems can't flush a folder
+            raise
     finally:
         os.close(handle)
 
@@ -82,6 +87,8 @@ def load(path, mmap=False):
                         _check_sum(archive, part)
         else:
             mmap = False  # files in the format before torch 1.6 cannot be mapped
+            with open(path, "rb") as file:
+                _check_pickle(file.read(1 << 20))
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise
@@ -96,9 +103,18 @@ def load(path, mmap=False):
 
 
 def _check_sum(archive, name):
-    with archive.open(name) as part:  # raises BadZipFile at the end if the CRC-32 differs
+    """Read a part, which raises BadZipFile if its CRC-32 differs."""
+    with archive.open(name) as part:
+        content = part.read(1 << 20)
+        if name.endswith("data.pkl"):
+            _check_pickle(content + part.read())
         while part.read(1 << 20):
-            pass
+            continue
+
+
+def _check_pickle(content):
+    if b"\nbytearray\n" in content:  # torch would make one of any size
+        raise ValueError("it makes a bytearray, which no file of tensors and plain values needs")
 
 
 def _is_whole(tensor):
@@ -108,11 +124,15 @@ def _is_whole(tensor):
 
 
 def _tensors(value):
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(part)
+    """All tensors in nested dicts, lists and tuples, each container looked at once."""
+    seen, waiting = set(), [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 def cache_folder():

@@ -74,8 +74,7 @@ class Trainer:
     def run(self):
         """Train to the last epoch. Returns False if a signal ended it before; a checkpoint is saved either way."""
         with _Interruption() as interruption:
-            epochs_done, steps_left_over = divmod(self.step, self.steps_per_epoch)
-            if epochs_done > len(self.history) and not steps_left_over:
+            if not self.is_evaluated():
                 self.finish_epoch()  # what was resumed ended between an epoch's last step and its evaluation
             while self.step < self.total_steps and not self.out_of_patience():
                 if not self.train_one_epoch(interruption):
@@ -86,13 +85,17 @@ class Trainer:
                     return self.step == self.total_steps
         return True
 
+    def is_evaluated(self):
+        """Whether all epochs that are done were evaluated."""
+        return len(self.history) >= self.step // self.steps_per_epoch
+
     def out_of_patience(self):
         """Whether the best epoch is too long ago."""
         patience = self.settings.patience
         return bool(patience and self.best) and self.history[-1]["epoch"] - self.best["epoch"] >= patience
 
     def train_one_epoch(self, interruption):
-        """From the current step to the end of its epoch. Returns False if interrupted before that."""
+        """From the current step to the end of its epoch. Returns False if a signal came."""
         settings = self.settings
         self.captioner.train()
         epoch, start = divmod(self.step, self.steps_per_epoch)
@@ -102,7 +105,7 @@ class Trainer:
             for rows in bar:
                 loss = self.train_one_batch(rows)
                 self.show(bar, loss, rows)
-                if interruption.noticed() and self.step % self.steps_per_epoch:
+                if interruption.noticed():
                     return False
                 if settings.save_every and self.step % settings.save_every == 0:
                     self.save("last", self)
@@ -154,6 +157,7 @@ class Trainer:
     def finish_epoch(self):
         """Evaluate both splits, log, and save. The log's row says nothing of time: it is the same at every run."""
         settings = self.settings
+        distributed.take_from_first(self.captioner)  # each process has its own BatchNorm statistics
         row = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
         for name, pairs in (("train", self.train.sample(len(self.val))), ("val", self.val)):
             per_caption, per_word = evaluate(self.captioner, pairs, settings.batch_size, settings.device, self.autocast)
@@ -187,6 +191,17 @@ class Trainer:
             "random_states": distributed.gather(random_state),
         }
 
+    def lay_out_state(self, parameter):
+        """Give the optimizer's state of a parameter the parameter's own layout; the fused optimizer looks at nothing
+        before it writes. Raises: ValueError if it is of another shape."""
+        state = self.optimizer.state[parameter]
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+            raise ValueError("the optimizer's state is of another shape")
+        state["step"] = state["step"].float().clone()
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name] = torch.empty_like(parameter).copy_(state[name])
+
     def load_state_dict(self, state):
         """Go on from a state. Returns: whether the random numbers go on too; they can't with another number of
         processes. Raises: ValueError, KeyError or TypeError if the state is not one of these parameters."""
@@ -195,12 +210,9 @@ class Trainer:
             raise ValueError("the step or the history is not one")
         groups = self.optimizer.state_dict()["param_groups"]  # by the settings
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
-        for parameter, values in self.optimizer.state.items():
-            shapes = {name: value.shape for name, value in values.items()}
-            # the fused optimizer looks at neither shape nor type before it writes
-            fits = shapes == {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-            if not fits or any(value.dtype != torch.float32 for value in values.values()):
-                raise ValueError("the optimizer's state is of another shape or type")
+        with torch.no_grad():
+            for parameter in self.parameters:
+                self.lay_out_state(parameter)
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.norms, self.clipped = float(state.get("norms", 0)), int(state.get("clipped", 0))
         states = state.get("random_states") or [{"cpu": state["random_state"]}]  # before there were several processes

@@ -29,9 +29,27 @@ def gradients(cell, num_rows):
     return {name: p.grad for name, p in captioner.named_parameters() if p.grad is not None}, loss
 
 
+def repeats():
+    """Whether a step's gradient is the same, to the bit, when the step is taken again."""
+    torch.manual_seed(0)
+    captioner = tiny_captioner("attn", V=50, D=20, H=30).float()
+    captioner.image_encoder.requires_grad_(False)
+    pairs = Pairs(random_captions(9, 9, 50), torch.arange(9), features=torch.randn(9, 6, 2, 2))
+    settings = SimpleNamespace(**SETTINGS | {"learning_rate": 0.0})
+    trainer, found = Trainer(captioner, pairs, pairs, settings, None, autocast("cpu", "fp32")), []
+    for _ in range(3):
+        trainer.train_one_batch(torch.arange(9))
+        found.append([p.grad.clone() for p in captioner.parameters() if p.grad is not None])
+    return all(torch.equal(a, b) for again in found[1:] for a, b in zip(found[0], again))
+
+
 def main(folder):
     with distributed.joined("cpu"):
         found = {f"{cell} {rows}": gradients(cell, rows) for cell in ("rnn", "lstm", "attn") for rows in (1, 2, 7)}
+        found["repeats"] = repeats()
+        torch.manual_seed(5)
+        distributed.seed_apart(5)
+        found["random"] = distributed.gather(torch.rand(()).item())
         torch.manual_seed(1)
         encoder = ImageEncoder(False, name="squeezenet1_1")
         images = torch.randint(0, 256, (23, 3, 64, 64), dtype=torch.uint8)

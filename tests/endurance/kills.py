@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python tests/endurance/kills.py --kills 100 --when "in a save"
 
 "anywhere": at a random moment, the start included; "in a save": at a random write, flush or rename. The run
-(attention LSTM, scenes, 3 epochs, saved every 2 steps) is forked, so that torch is loaded once.
+(attention LSTM, scenes, saved every 2 steps) is forked, so that torch is loaded once.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from rnn_lstm_captioning.checkpoint import load_checkpoint
 from rnn_lstm_captioning.cli_train import train_main
 from rnn_lstm_captioning.data.scenes import make_scenes
 
-FLAGS = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 32 --wordvec-dim 16 --batch-size 16 --epochs 3"
+FLAGS = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 32 --wordvec-dim 16 --batch-size 16"
 FLAGS = [*FLAGS.split(), *"--save-every 2 --quiet --resume --device cpu".split()]
 
 
-def fork(folder, out, kill_at=None):
+def fork(folder, out, epochs, kill_at=None):
     """The run in a process of its own. Returns: its number."""
     pid = os.fork()
     if pid:
@@ -41,7 +41,7 @@ def fork(folder, out, kill_at=None):
     try:
         never = sys.maxsize
         with redirect_stdout(io.StringIO()), FailingDisk(never if kill_at is None else kill_at, kill=True) as disk:
-            train_main("attn", ["--data", f"{folder}/scenes.pt", "--out", str(out), *FLAGS])
+            train_main("attn", ["--data", f"{folder}/scenes.pt", "--out", str(out), "--epochs", str(epochs), *FLAGS])
         if not (folder / "operations").exists():
             (folder / "operations").write_text(str(disk.count))
         code = 0
@@ -53,10 +53,19 @@ def finish(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def contents(out):
+    """All tensors of a run's two checkpoints: weights, and the optimizer's moments."""
+    last, best = (load_checkpoint(out / f"attn_{which}.pt") for which in ("last", "best"))
+    moments = last["training"]["optimizer"]["state"]
+    tensors = [tensor for state in moments.values() for tensor in state.values()]
+    return [*last["model"].values(), *best["model"].values(), *tensors]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--when", choices=["anywhere", "in a save"], default="anywhere")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="for its files; default: a temporary one")
     args = parser.parse_args()
@@ -68,9 +77,9 @@ def test(args, folder):
     numbers = random.Random(args.seed)
     torch.save(make_scenes(num_train=20, num_val=4), folder / "scenes.pt")
     start = time.monotonic()
-    assert finish(fork(folder, folder / "whole")) == 0
+    assert finish(fork(folder, folder / "whole", args.epochs)) == 0
     seconds = time.monotonic() - start
-    expected = load_checkpoint(folder / "whole/attn_last.pt")
+    expected = contents(folder / "whole")
     log = (folder / "whole/attn_log.csv").read_bytes()
     for cache in folder.glob("*.npy"):
         cache.unlink()  # kills meet the pass over the features too
@@ -82,11 +91,11 @@ def test(args, folder):
             if kills == args.kills:
                 break
             if args.when == "anywhere":
-                pid = fork(folder, out)
+                pid = fork(folder, out, args.epochs)
                 time.sleep(numbers.uniform(0, 1.1 * seconds))
                 os.kill(pid, signal.SIGKILL)
             else:
-                pid = fork(folder, out, kill_at=numbers.randrange(operations))
+                pid = fork(folder, out, args.epochs, kill_at=numbers.randrange(operations))
             kills += finish(pid) == -signal.SIGKILL
             for path in out.glob("attn_*.pt"):
                 try:
@@ -94,10 +103,10 @@ def test(args, folder):
                 except ValueError as error:
                     unreadable += 1
                     print(f"unreadable after a kill: {error}")
-        code = finish(fork(folder, out))
+        code = finish(fork(folder, out, args.epochs))
         resumed += 1
-        found = load_checkpoint(out / "attn_last.pt")
-        same = all(torch.equal(found["model"][name], expected["model"][name]) for name in expected["model"])
+        found = contents(out)
+        same = all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
         same &= (out / "attn_log.csv").read_bytes() == log and not list(out.glob(".*"))
         if code or not same:
             different += 1
