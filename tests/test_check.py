@@ -135,7 +135,10 @@ def test_a_right_backward_of_a_wrong_forward_is_right(tmp_path):
     found = report_on(text, tmp_path)
     assert found["rnn_step_forward"][0] == "wrong" and found["rnn_step_backward"] == ("right", "")
     found = report_on(within("rnn_step_forward", "+ b", "+ 2 * b"), tmp_path)
-    assert "db is off" in found["rnn_step_backward"][1] and "of your forward" in found["rnn_step_backward"][1]
+    assert (
+        "db is off" in found["rnn_step_backward"][1]
+        and "from the gradient of your own forward" in found["rnn_step_backward"][1]
+    )
 
 
 @pytest.mark.parametrize(
