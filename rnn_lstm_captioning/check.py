@@ -227,7 +227,7 @@ def check_backward(name, function, forward_function, forward_is_right, sizes, se
             names,
             found,
             lambda: numeric_gradients(forward_function, forward_name, arguments, wanted),
-            " of your forward",
+            " from the gradient of your own forward",
         )
     for gradient, before in zip(given, upstream):
         if not torch.equal(from_kind(gradient), before):
