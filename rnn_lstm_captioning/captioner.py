@@ -35,7 +35,6 @@ class CaptioningRNN(nn.Module):
         feature_dropout: the same for the features; a few thousand pictures are soon known by heart.
         image_input: "h0" or "first-token"; image_norm: "none", or "batchnorm" after the affine map.
             For "attn" they must be "h0" and "none".
-        label_smoothing: the part of the right word's probability that is spread over all words, in training.
     Raises: ValueError for an unknown cell_type, image_input or image_norm, a vocabulary without the
         special tokens, or an input_dim that is not the encoder's.
     """
@@ -55,7 +54,6 @@ class CaptioningRNN(nn.Module):
         feature_dropout=0.0,
         image_input="h0",
         image_norm="none",
-        label_smoothing=0.0,
     ):
         super().__init__()
         for name, value, known in (
@@ -71,7 +69,7 @@ class CaptioningRNN(nn.Module):
         if self.idx_to_word[:4] != SPECIAL_TOKENS or sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
             raise ValueError(f"word_to_idx must map {' '.join(SPECIAL_TOKENS)} to 0..3 and its V words onto 0..V-1")
         self.word_to_idx, self.cell_type, self.ignore_index = word_to_idx, cell_type, ignore_index
-        self.image_input, self.label_smoothing = image_input, label_smoothing
+        self.image_input = image_input
         self.image_encoder = image_encoder or ImageEncoder(image_encoder_pretrained)
         C, V = self.image_encoder.out_channels, len(word_to_idx)
         if input_dim not in (None, C):
@@ -114,8 +112,7 @@ class CaptioningRNN(nn.Module):
         """
         h = self.hidden_states(features, captions[:, :-1])
         projection = self.vocabulary_projection
-        smoothing = self.label_smoothing if self.training else 0.0
-        return projected_softmax_loss(h, captions[:, 1:], projection.W, projection.b, self.ignore_index, smoothing)
+        return projected_softmax_loss(h, captions[:, 1:], projection.W, projection.b, self.ignore_index)
 
     def log_probs(self, features, captions):
         """The log-probability of each caption given its image, (N,); the arguments are those of ``loss``."""

@@ -70,7 +70,6 @@ def get_train_parser(cell):
         "--clip", type=non_negative(float), default=5.0, metavar="X", help="gradient norm; 0: off (%(default)s)"
     )
     training.add_argument("--weight-decay", type=non_negative(float), default=1e-2, metavar="X", help="(%(default)s)")
-    training.add_argument("--label-smoothing", type=probability, default=0.0, metavar="P", help="(%(default)s)")
     training.add_argument(
         "--patience",
         type=non_negative(int),
@@ -230,7 +229,6 @@ def make_captioner(cell, data, args, checkpoint=None):
         image_encoder=encoder,
         dropout=args.dropout,
         feature_dropout=args.feature_dropout,
-        label_smoothing=args.label_smoothing,
         **({} if cell == "attn" else {"image_input": args.image_input, "image_norm": args.image_norm}),
     ).to(args.device)
     trained = sum(p.numel() for p in captioner.parameters() if p.requires_grad)

@@ -84,13 +84,12 @@ def evaluating(module):
         module.train(was_training)
 
 
-def temporal_softmax_loss(x, y, ignore_index=None, label_smoothing=0.0):
+def temporal_softmax_loss(x, y, ignore_index=None):
     """Cross-entropy of every word, summed over time and averaged over the minibatch.
 
     Args: x (N, T, V), unnormalised scores of any floating dtype (16-bit ones are added up in
         float32); y (N, T), int64, the right words in [0, V); positions where y == ignore_index add
-        neither loss nor gradient; label_smoothing, the part of the right word's probability that is spread
-        over all V words (Szegedy et al. 2016).
+        neither loss nor gradient.
     Returns: scalar, in nats per caption. It is 0 if every position is ignored.
     Raises: TypeError or ValueError that names the argument which does not fit.
     """
@@ -107,15 +106,13 @@ def temporal_softmax_loss(x, y, ignore_index=None, label_smoothing=0.0):
     scored = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     # -log p(y) = log sum over v of exp(x_v) - x_y                                       (LOSS-1)
     word_scores = x.gather(2, y.where(scored, 0).unsqueeze(2)).squeeze(2)  # (N, T)
-    if label_smoothing:  # the mean of x stands for "any word"
-        word_scores = torch.lerp(word_scores, x.mean(dim=2), label_smoothing)
     word_losses = torch.logsumexp(x, dim=2) - word_scores  # (N, T)
     # loss = 1/N sum over n and t of -log p(y_nt), without the ignored positions         (LOSS-2)
     return word_losses.where(scored, 0).sum() / len(x)
 
 
-def projected_softmax_loss(h, y, W, b, ignore_index=None, label_smoothing=0.0):
-    """``temporal_softmax_loss(h @ W + b, y, ignore_index, label_smoothing)``, never holding all (N, T, V) scores.
+def projected_softmax_loss(h, y, W, b, ignore_index=None):
+    """``temporal_softmax_loss(h @ W + b, y, ignore_index)``, never holding all (N, T, V) scores.
 
     Ignored positions are dropped before the matmul; the rest is scored in chunks, whose gradients
     are taken at once, so that the scores are needed neither twice nor later.
@@ -126,14 +123,14 @@ def projected_softmax_loss(h, y, W, b, ignore_index=None, label_smoothing=0.0):
     if ignore_index is not None:
         scored = (words != ignore_index).nonzero().squeeze(1)
         rows, words = rows.index_select(0, scored), words[scored]
-    return _ProjectedLoss.apply(rows, words, W, b, label_smoothing, torch.is_grad_enabled()) / len(h)
+    return _ProjectedLoss.apply(rows, words, W, b, torch.is_grad_enabled()) / len(h)
 
 
 class _ProjectedLoss(torch.autograd.Function):
     """The summed loss of rows h (M, H) with words y (M,)."""
 
     @staticmethod
-    def forward(ctx, h, y, W, b, label_smoothing, with_gradients):
+    def forward(ctx, h, y, W, b, with_gradients):
         total = torch.zeros((), dtype=W.dtype, device=W.device)
         if with_gradients:
             dh, dW, db = ctx.gradients = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
@@ -144,7 +141,7 @@ class _ProjectedLoss(torch.autograd.Function):
             scores = addmm(b_used, h[rows], W_used)  # (rows, V)
             with torch.set_grad_enabled(with_gradients):
                 scores.requires_grad_(with_gradients)
-                loss = temporal_softmax_loss(scores[None], y[rows][None], label_smoothing=label_smoothing)
+                loss = temporal_softmax_loss(scores[None], y[rows][None])
             total += loss.detach()
             if with_gradients:
                 (dscores,) = torch.autograd.grad(loss, scores)
@@ -157,4 +154,4 @@ class _ProjectedLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, dloss):
         dh, dW, db = ctx.gradients
-        return dh * dloss, None, dW * dloss, db * dloss, None, None
+        return dh * dloss, None, dW * dloss, db * dloss, None
