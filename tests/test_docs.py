@@ -1,14 +1,23 @@
 """The pages and the code say the same: tags, links, examples."""
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks/README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks/README.md",
+]
 TAG = r"\((?:RNN|LSTM|ATT|AFF|LOSS)-\d+\)"
 
 
@@ -72,3 +81,22 @@ def test_examples_run(page, monkeypatch):
             exec(block, {"print": printed.append})
             if "rel_error" in block:
                 assert printed[-1] < 1e-8
+
+
+def test_the_notebook_runs(tmp_path):
+    """Top to bottom, in a process of its own; Jupyter is not needed for that."""
+    cells = json.loads((ROOT / "docs/tour.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    code += "\nassert max(errors.values()) < 1e-6 and right > 10 and curves['rnn, new'][20] < curves['lstm, new'][20]"
+    (tmp_path / "tour.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(tmp_path / "tour.py")]
+    result = subprocess.run(command, cwd=ROOT / "docs", env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+
+
+def test_links_of_the_notebook_lead_somewhere():
+    cells = json.loads((ROOT / "docs/tour.ipynb").read_text())["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / "docs" / target).exists(), target
