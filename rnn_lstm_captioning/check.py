@@ -71,7 +71,9 @@ def main(arguments=None):
         print(f"{name:<26} {mark}{': ' if message else ''}{message}")
     if counts["right"] + counts["wrong"] + counts["unchecked"] == 0:
         raise InputError(f"{args.file} has none of the functions filled in: {', '.join(ORDER)}")
-    print(f"{counts['right']} right, {counts['wrong']} wrong, {counts['unchecked']} not checked")
+    rest = {"unchecked": "not checked", "todo": "not written yet"}
+    rest = [f"{counts[outcome]} {text}" for outcome, text in rest.items() if counts[outcome]]
+    print(", ".join([f"{counts['right']} right, {counts['wrong']} wrong", *rest]))
     sys.exit(int(counts["wrong"] + counts["unchecked"] > 0))
 
 
@@ -289,14 +291,17 @@ def compare(names, found, compute, of=""):
     wanted = compute()
     for name, a, b in zip(names, found, wanted):
         if a.shape != b.shape:
-            hint = ": it is transposed" if a.dim() == b.dim() == 2 and a.shape == b.T.shape else ""
-            raise Mistake(f"{name} has shape {tuple(a.shape)}, wanted {tuple(b.shape)}{hint}{diagnose(found, compute)}")
+            turned = ": it is transposed" if a.dim() == b.dim() == 2 and a.shape == b.T.shape else ""
+            raise Mistake(
+                f"{name} has shape {tuple(a.shape)}, wanted {tuple(b.shape)}{turned}{diagnose(found, compute)}"
+            )
     bad = [name for name, a, b in zip(names, found, wanted) if not close(a, b)]
     if bad:
         a, b = next((a, b) for name, a, b in zip(names, found, wanted) if name == bad[0])
         off = "is not finite" if not a.isfinite().all() else f"is off by up to {(a - b).abs().max():.2g}"
         others = f" ({', '.join(bad[1:])} too)" if bad[1:] else ""
-        raise Mistake(f"{bad[0]} {off}{of}, largest value {b.abs().max():.2g}{others}{diagnose(found, compute)}")
+        known = diagnose(found, compute) or hint(names, found, wanted)
+        raise Mistake(f"{bad[0]} {off}{of}, largest value {b.abs().max():.2g}{others}{known}")
 
 
 def diagnose(found, compute):
@@ -310,6 +315,17 @@ def diagnose(found, compute):
         if made and all(a.shape == b.shape and close(a, b) for a, b in zip(found, results)):
             return f": {sentence}"
     return ""
+
+
+def hint(names, found, wanted):
+    """Where to look for a mistake, or several, that have no name: which quarters of db are off is closest to it."""
+    pairs = {name: (a, b) for name, a, b in zip(names, found, wanted)}
+    text = ": no known single mistake explains it"
+    if "db" not in pairs or pairs["dWh"][1].shape[1] != 4 * pairs["dWh"][1].shape[0]:
+        return text
+    quarters = zip("ifog", pairs["db"][0].chunk(4), pairs["db"][1].chunk(4))
+    wrong = [gate for gate, a, b in quarters if not close(a, b)]
+    return text + (f"; look at da of {', '.join(wrong)}" if wrong else "; da is right, look at what is made of it")
 
 
 def close(a, b):
@@ -360,7 +376,7 @@ Shapes: N batch, T time steps, D word-vector size, H hidden size, V vocabulary. 
 The gates lie side by side in the order i, f, o, g. cache is whatever your backward needs of the forward.
 """
 
-import torch
+import torch  # or: import numpy as np
 
 '''
 
@@ -368,7 +384,7 @@ import torch
 def write_starter(path):
     if path.exists():
         raise InputError(f"{path} is there already; --new does not overwrite it")
-    text = STARTER.format(name=path.name)
+    text = STARTER.format(name=path)
     for name in ORDER:
         arguments, results = FORWARDS[name.replace("backward", "forward")]
         pairs = [part.split() for part in arguments.split("  ")]

@@ -147,6 +147,8 @@ def caption_files(captioner, args, decoding):
                 print(f"{path}: {caption.text}", flush=True)
     if not done:
         raise InputError("none of the pictures could be read")
+    if args.out:
+        print(f"pictures: {args.out}", file=sys.stderr)  # the output has one line for each picture
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
 

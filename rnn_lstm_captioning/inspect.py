@@ -32,7 +32,7 @@ from .storage import replacing
 from .visualize import attention_overlay
 from .vocabulary import END, NULL, START, UNK
 
-GATES = ("input gate i", "forget gate f", "output gate o")
+GATES = ("input gate i", "forget gate f", "output gate o", "new content g")
 
 
 def get_args_parser():
@@ -117,14 +117,15 @@ def trace(model, image, max_length, top):
 
 
 def gates_of(model, x, state, picture):
-    """i, f and o of one step, as lists of H numbers; None for the RNN, which has none."""
+    """i, f, o and g of one step, as lists of H numbers; None for the RNN, which has none."""
     if model.cell_type == "rnn":
         return None
     cell = model.cell
     a = x @ cell.Wx + state[0] @ cell.Wh + cell.b
     if model.cell_type == "attn":
         a = a + dot_product_attention(state[0], *picture)[0] @ cell.Wattn
-    return dict(zip(GATES, (torch.sigmoid(gate)[0].tolist() for gate in a.chunk(4, dim=1)[:3])))
+    i, f, o, g = a[0].chunk(4)
+    return dict(zip(GATES, (values.tolist() for values in (i.sigmoid(), f.sigmoid(), o.sigmoid(), g.tanh()))))
 
 
 def draw_trace(image, found):
@@ -168,12 +169,12 @@ def draw_trace(image, found):
         axes = figure.add_subplot(grid[row + 2 + k, :])
         values = values[values.mean(1).argsort(descending=True)]
         limit = values.abs().max().item()
-        limits = dict(vmin=0, vmax=1, cmap="viridis") if name in GATES else dict(vmin=-limit, vmax=limit, cmap="RdBu")
+        limits = dict(vmin=0, vmax=1, cmap="viridis") if "gate" in name else dict(vmin=-limit, vmax=limit, cmap="RdBu")
         figure.colorbar(
             axes.imshow(values.numpy(), aspect="auto", interpolation="nearest", **limits), ax=axes, pad=0.01
         )
         axes.set(xticks=range(T), xticklabels=labels, yticks=[])
-        axes.set_ylabel(f"{name}\n{len(values)} units, sorted", fontsize=8)
+        axes.set_ylabel(f"{name}\n{len(values)} units, by mean", fontsize=8)
     return figure
 
 

@@ -35,7 +35,10 @@ MISTAKES = {
     "sigmoid' half": "the derivative of a sigmoid is gate * (1 - gate), not gate alone",
     "g' as sigmoid": "g is a tanh: its derivative is 1 - g^2, not g * (1 - g)",
     "g' forgotten": "the derivative of g's tanh is missing: 1 - g^2",
+    "g' no square": "the square is missing in the derivative of g's tanh, 1 - g^2",
+    "dg by f": "da_g is made with the forget gate; it needs the input gate: dc * i * (1 - g^2)",
     "dprev_c without f": "dprev_c needs the forget gate: dc * f",
+    "dprev_c by o": "dprev_c is made with the output gate; it needs the forget gate: dc * f",
     "softmax' half": "the softmax's derivative is incomplete: dscore = w * (dw - sum of w * dw)",
     "scale forgotten": "the scores' gradient is not divided by sqrt(H)",
     "query": "the way through the attention's query is missing: prev_h made the scores too",
@@ -88,6 +91,9 @@ MISTAKES = {
     "negative": "the sign is wrong: the loss is minus the logarithm",
     "probability": "the logarithm is missing",
 }
+for _gate in "ifo":
+    MISTAKES[f"{_gate}' forgotten"] = f"the derivative of the sigmoid is missing on {_gate}: {_gate} * (1 - {_gate})"
+    MISTAKES[f"{_gate}' half"] = f"the derivative of the sigmoid is {_gate} * (1 - {_gate}), not {_gate} alone"
 MISTAKES |= {
     name: f"the gates are swapped: they are {' '.join(order)} instead of i f o g" for name, order in ORDERS.items()
 }
@@ -107,8 +113,8 @@ def slope(value, a, derivative):
     return via(value, a * derivative.detach())
 
 
-def total(pairs, b, wrong):
-    """a = the sum of u @ W over the pairs (name, u, W), + b."""
+def total(pairs, b, wrong, after=None):
+    """a = the sum of u @ W over the pairs (name, u, W), + b; after, the state that dWh is wrongly made of."""
     a = 0 if wrong == "bias" else b
     for name, u, W in pairs:
         if wrong == "Wh transposed" and name == "h" and W.shape[0] == W.shape[1]:
@@ -116,12 +122,15 @@ def total(pairs, b, wrong):
         product = u @ W
         if wrong == "dh: Wh not transposed" and name == "h" and W.shape[0] == W.shape[1]:
             product = via(product, u @ W.T.detach() + u.detach() @ W)
+        if after is not None and name == "h":
+            product = via(product, u @ W.detach() + after.detach() @ W)
         a = a if wrong == name else a + product
     return a
 
 
 def rnn_step(x, h, Wx, Wh, b, wrong=None):
-    a = total([("x", x, Wx), ("h", h, Wh)], b, wrong)
+    after = rnn_step(x, h, Wx, Wh, b) if wrong == "dWh of next" else None
+    a = total([("x", x, Wx), ("h", h, Wh)], b, wrong, after)
     y = torch.tanh(a)
     y = {"no tanh": lambda: a, "sigmoid for tanh": lambda: torch.sigmoid(a)}.get(wrong, lambda: y)()
     derivatives = {"tanh' forgotten": lambda: torch.ones_like(a), "tanh' twice": lambda: 1 - torch.tanh(y) ** 2}
@@ -132,9 +141,6 @@ def rnn_step(x, h, Wx, Wh, b, wrong=None):
     }
     if wrong in derivatives:
         y = slope(y, a, derivatives[wrong]())
-    if wrong == "dWh of next":  # da, as above, meets y where h belongs
-        rest = total([("x", x, Wx), ("h", h, Wh.detach())], b, None)
-        y = via(y, torch.tanh(a.detach()) + (1 - y.detach() ** 2) * (rest + y.detach() @ Wh))
     return y
 
 
@@ -143,7 +149,8 @@ def lstm_step(x, h, c, Wx, Wh, b, attn=None, Wattn=None, wrong=None):
     if attn is not None:
         weights = (Wattn, Wh) if wrong == "weights swapped" else (Wh, Wattn)
         pairs[1:] = [("h", h, weights[0]), ("attn", attn, weights[1])]
-    a = total(pairs, b, wrong)
+    after = lstm_step(x, h, c, Wx, Wh, b, attn, Wattn)[0] if wrong == "dWh of next" else None
+    a = total(pairs, b, wrong, after)
     if wrong and wrong.startswith("da order"):
         parts = dict(zip(GATES, a.chunk(4, 1)))
         a = via(a, torch.cat([parts[gate] for gate in ORDERS[wrong[3:]]], 1))
@@ -151,19 +158,25 @@ def lstm_step(x, h, c, Wx, Wh, b, attn=None, Wattn=None, wrong=None):
     gates = {}
     for gate in "ifo":
         y = parts[gate] if wrong == "gates raw" else torch.sigmoid(parts[gate])
-        if wrong == "sigmoid' forgotten":
+        if wrong in ("sigmoid' forgotten", f"{gate}' forgotten"):
             y = slope(y, parts[gate], torch.ones_like(y))
-        gates[gate] = slope(y, parts[gate], y) if wrong == "sigmoid' half" else y
+        gates[gate] = slope(y, parts[gate], y) if wrong in ("sigmoid' half", f"{gate}' half") else y
     i, f, o = gates.values()
     g = {"g sigmoid": torch.sigmoid, "g raw": lambda a: a}.get(wrong, torch.tanh)(parts["g"])
     if wrong == "g' as sigmoid":
         g = slope(g, parts["g"], g * (1 - g))
     if wrong == "g' forgotten":
         g = slope(g, parts["g"], torch.ones_like(g))
+    if wrong == "g' no square":
+        g = slope(g, parts["g"], 1 - g)
     kept = {"no f": lambda: c, "no c": lambda: 0 * c}.get(wrong, lambda: f * c)()
     next_c = kept + (g if wrong == "no i" else i * g)
     if wrong == "df of next c":
         next_c = via(next_c, f * next_c.detach() + f.detach() * c + i * g)
+    if wrong == "dg by f":
+        next_c = via(next_c, f * c + i * g.detach() + f.detach() * g)
+    if wrong == "dprev_c by o":
+        next_c = via(next_c, f * c.detach() + o.detach() * c + i * g)
     if wrong == "dprev_c without f":
         next_c = via(next_c, f * c.detach() + c + i * g)
     inner = next_c.detach() if wrong == "dh into c" else next_c

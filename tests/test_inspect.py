@@ -38,7 +38,7 @@ def test_a_caption_from_inside(cell, folder, tmp_path):
         assert len(probs) == 3 and probs == sorted(probs, reverse=True) and step["top"][0][0] == step["word"]
         assert (step["gates"] is None) == (cell == "rnn")
         if cell != "rnn":
-            assert all(len(step["gates"][gate]) == 16 and min(step["gates"][gate]) >= 0 for gate in GATES)
+            assert all(len(step["gates"][gate]) == 16 and min(step["gates"][gate]) >= 0 for gate in GATES[:3])
         if cell == "attn":
             assert torch.tensor(step["attention"]).sum().item() == pytest.approx(1, abs=1e-5)
     assert Image.open(tmp_path / "photo_inside.png").size[0] > 600
