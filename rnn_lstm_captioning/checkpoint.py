@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 
 from .captioner import CELLS, CaptioningRNN
 from .encoder import ImageEncoder
@@ -128,7 +128,8 @@ def export_safetensors(checkpoint, path):
     rest["settings"] = {name: value for name, value in rest["settings"].items() if value is not None}
     rest |= {"data": Path(checkpoint["data"]).name, "sha256": _digest(tensors)}
     with replacing(path) as unfinished:
-        save_file(tensors, unfinished, metadata={METADATA: json.dumps(rest, ensure_ascii=False)})
+        # not its save_file, whose file only the owner may read
+        unfinished.write_bytes(serialize(tensors, metadata={METADATA: json.dumps(rest, ensure_ascii=False)}))
 
 
 def _read_safetensors(path):

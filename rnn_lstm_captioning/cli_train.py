@@ -104,6 +104,10 @@ def get_train_parser(cell):
 def train_main(cell, arguments=None):
     """Train a captioner of the given cell as the command line says."""
     args = get_train_parser(cell).parse_args(arguments)
+    if args.self_critical and not (args.init or args.resume):
+        raise InputError("--self-critical makes a trained captioner better: name its checkpoint with --init")
+    if args.self_critical and args.batching == "length":
+        raise InputError("--self-critical compares captions of one picture, which --batching length parts")
     if args.deterministic:  # on a CPU, everything is
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -266,10 +270,6 @@ def make_objective(train, data, args):
     """What is minimised: None for the loss of the training captions."""
     if not args.self_critical:
         return None
-    if not (args.init or args.resume):
-        raise InputError("--self-critical makes a trained captioner better: name its checkpoint with --init")
-    if args.batching == "length":
-        raise InputError("--self-critical compares captions of one picture, which --batching length parts")
     references = references_of(data.splits["train"], data)
     if not can_score(references):
         raise InputError(f"{data.source} has training pictures without a caption to score drawn ones against")
