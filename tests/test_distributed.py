@@ -71,8 +71,16 @@ def test_three_processes_compute_what_one_does(tmp_path):
 
 
 def test_a_run_of_two_processes_is_resumed_exactly(scenes_file, tmp_path):
-    whole = start(TWO, *train(scenes_file, tmp_path / "whole", "--epochs", "3"))
-    parts = start(TWO, *train(scenes_file, tmp_path / "parts", "--epochs", "3", "--save-every", "1"))
+    flags = (
+        "--epochs",
+        "3",
+        "--batch-size",
+        "2",
+        "--save-every",
+        "1",
+    )  # 40 steps an epoch: the signal comes inside one
+    whole = start(TWO, *train(scenes_file, tmp_path / "whole", *flags))
+    parts = start(TWO, *train(scenes_file, tmp_path / "parts", *flags))
     for _ in range(600):  # until a checkpoint inside the run is there
         time.sleep(0.05)
         if (tmp_path / "parts/lstm_last.pt").exists():
@@ -80,8 +88,8 @@ def test_a_run_of_two_processes_is_resumed_exactly(scenes_file, tmp_path):
     os.killpg(parts.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
     out, err = parts.communicate(timeout=120)
     assert "stopped by a signal" in err, out + err
-    assert load_checkpoint(tmp_path / "parts/lstm_last.pt")["training"]["step"] % 14  # inside an epoch
-    printed = finish(start(TWO, *train(scenes_file, tmp_path / "parts", "--epochs", "3", "--resume")))[0]
+    assert load_checkpoint(tmp_path / "parts/lstm_last.pt")["training"]["step"] % 40  # inside an epoch
+    printed = finish(start(TWO, *train(scenes_file, tmp_path / "parts", *flags, "--resume")))[0]
     assert printed.count("best: ") == 1  # one process speaks
     finish(whole)
     whole, parts = (load_checkpoint(tmp_path / name / "lstm_last.pt") for name in ("whole", "parts"))
@@ -90,7 +98,7 @@ def test_a_run_of_two_processes_is_resumed_exactly(scenes_file, tmp_path):
     assert (tmp_path / "whole/lstm_log.csv").read_bytes() == (tmp_path / "parts/lstm_log.csv").read_bytes()
     # in one process it goes on, and says what that costs
     alone = subprocess.run(
-        [sys.executable, *map(str, train(scenes_file, tmp_path / "parts", "--epochs", "4", "--resume"))],
+        [sys.executable, *map(str, train(scenes_file, tmp_path / "parts", *flags, "--epochs", "4", "--resume"))],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert alone.returncode == 0 and "another number of processes" in alone.stdout and "stretched" in alone.stdout
