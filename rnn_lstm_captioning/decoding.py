@@ -93,7 +93,7 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
     ended = torch.zeros(N, K, dtype=torch.bool, device=device)
     words, picture, attn_weights = captions.new_full((N, K), START), torch.arange(N, device=device).unsqueeze(1), None
     for t in range(L):
-        scores, state, weights = _advance(captioner, words.flatten(), state, image, allow_unk)
+        scores, state, weights = next_scores(captioner, words.flatten(), state, image, allow_unk)
         step_log_probs = torch.log_softmax(scores, dim=1).unflatten(0, (N, K))
         # an ended caption goes on with <NULL> only, for nothing
         step_log_probs = step_log_probs.masked_fill(ended.unsqueeze(2), -torch.inf)
@@ -141,7 +141,7 @@ def _search(captioner, features, max_length, allow_unk, choose):
     words = captions.new_full((N,), START)
     alive = torch.arange(N, device=device)  # the rows that have not ended; only they are computed
     for t in range(max_length):
-        scores, state, weights = _advance(captioner, words, state, image, allow_unk)
+        scores, state, weights = next_scores(captioner, words, state, image, allow_unk)
         words = choose(scores)
         captions[alive, t] = words
         if log_probs is None:
@@ -160,7 +160,7 @@ def _search(captioner, features, max_length, allow_unk, choose):
     return Decoded(captions, log_probs, attn_weights)
 
 
-def _advance(captioner, words, state, image, allow_unk):
+def next_scores(captioner, words, state, image, allow_unk):
     """The scores (n, V) of the words that may come next, the next state, attn_weights."""
     scores, state, weights = captioner.advance(words, state, image)
     scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores

@@ -25,12 +25,13 @@ from .cells import (
 )
 from .command import ArgumentParser, positive, run_command
 from .data.images import load_image
+from .decoding import next_scores
 from .errors import InputError
 from .inference import load_captioner
 from .layers import evaluating
 from .storage import replacing
 from .visualize import attention_overlay
-from .vocabulary import END, NULL, START, UNK
+from .vocabulary import END, START
 
 GATES = ("input gate i", "forget gate f", "output gate o", "new content g")
 
@@ -97,8 +98,7 @@ def trace(model, image, max_length, top):
         for _ in range(max_length):
             before, x = state, model.word_embedding(words)
             gates = gates_of(model, x, before, picture)
-            scores, state, weights = model.advance(words, state, picture)
-            scores[:, [NULL, START, UNK]] = -torch.inf
+            scores, state, weights = next_scores(model, words, state, picture, allow_unk=False)
             log_probs = scores.log_softmax(1)[0]
             best = log_probs.topk(min(top, len(log_probs)))
             words = best.indices[:1]
