@@ -8,6 +8,8 @@ state changes with every word; the image is what the cell looks at again, and st
 A caption is a sequence of words that ends with ``<END>``, or is cut at the maximum length. Its
 probability is the product of its words' probabilities, each given the words before it, after the
 words that may not be written (``<NULL>``, ``<START>``, and ``<UNK>`` unless asked for) are ruled out.
+Every search takes a ``beginning``: the indices of words that are written whatever their probability,
+before the search goes on.
 """
 
 import math
@@ -26,17 +28,18 @@ class Decoded(NamedTuple):
     attn_weights: torch.Tensor | None  # (N, L, grid_h, grid_w), zero after the end; None without attention
 
 
-def greedy_search(captioner, features, max_length=15, allow_unk=False):
+def greedy_search(captioner, features, max_length=15, allow_unk=False, beginning=()):
     """The most probable word at every step.
 
     Args: features (N, C, grid_h, grid_w). Returns: :class:`Decoded`.
     """
-    return _search(captioner, features, max_length, allow_unk, lambda scores: scores.argmax(dim=1))
+    return _search(captioner, features, max_length, allow_unk, beginning, lambda scores: scores.argmax(dim=1))
 
 
 def sampling_search(
-    captioner, features, max_length=15, temperature=1.0, top_k=None, top_p=None, generator=None, allow_unk=False
-):
+    captioner, features, max_length=15, temperature=1.0, top_k=None, top_p=None, generator=None, allow_unk=False,
+    beginning=(),
+):  # fmt: skip
     """Every word drawn at random, by its probability.
 
     Args: features (N, C, grid_h, grid_w); temperature, above 0: below 1 the probable words become more
@@ -64,11 +67,11 @@ def sampling_search(
             probs[probs.cumsum(dim=1) - probs >= top_p] = 0  # the most probable word always stays
         return words.gather(1, torch.multinomial(probs, 1, generator=generator)).squeeze(1)
 
-    return _search(captioner, features, max_length, allow_unk, draw)
+    return _search(captioner, features, max_length, allow_unk, beginning, draw)
 
 
 @torch.no_grad()
-def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, allow_unk=False):
+def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, allow_unk=False, beginning=()):
     """The best caption that is found by following the ``beam`` best beginnings of each picture.
 
     Captions are ranked by log_prob / length ** length_penalty, the length counting ``<END>``: at 0 by
@@ -79,7 +82,7 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
     """
     if beam < 1:
         raise ValueError(f"beam is {beam}, wanted at least 1")
-    greedy = greedy_search(captioner, features, max_length, allow_unk)
+    greedy = greedy_search(captioner, features, max_length, allow_unk, beginning)
     if beam == 1:
         return greedy
     N, K, L, device = len(features), beam, max_length, features.device
@@ -95,6 +98,9 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
     for t in range(L):
         scores, state, weights = next_scores(captioner, words.flatten(), state, image, allow_unk)
         step_log_probs = torch.log_softmax(scores, dim=1).unflatten(0, (N, K))
+        if t < len(beginning):
+            others = torch.arange(scores.shape[1], device=device) != beginning[t]
+            step_log_probs = step_log_probs.masked_fill(others, -torch.inf)
         # an ended caption goes on with <NULL> only, for nothing
         step_log_probs = step_log_probs.masked_fill(ended.unsqueeze(2), -torch.inf)
         step_log_probs[..., NULL].masked_fill_(ended, 0)
@@ -130,10 +136,14 @@ def beam_search(captioner, features, max_length=15, beam=5, length_penalty=0.0, 
 
 
 @torch.no_grad()
-def _search(captioner, features, max_length, allow_unk, choose):
+def _search(captioner, features, max_length, allow_unk, beginning, choose):
     """One caption per picture, word by word; ``choose`` maps scores (n, V) to words (n,)."""
     if max_length < 1:
         raise ValueError(f"max_length is {max_length}, wanted at least 1")
+    if len(beginning) > max_length:
+        raise ValueError(f"the beginning has {len(beginning)} words, wanted at most max_length, {max_length}")
+    if NULL in beginning or START in beginning or END in beginning[:-1] or (UNK in beginning and not allow_unk):
+        raise ValueError("the beginning has a word that may not stand there")
     N, device = len(features), features.device
     captions = torch.full((N, max_length), NULL, device=device)
     log_probs, attn_weights = None, None
@@ -142,7 +152,7 @@ def _search(captioner, features, max_length, allow_unk, choose):
     alive = torch.arange(N, device=device)  # the rows that have not ended; only they are computed
     for t in range(max_length):
         scores, state, weights = next_scores(captioner, words, state, image, allow_unk)
-        words = choose(scores)
+        words = choose(scores) if t >= len(beginning) else torch.full_like(words, beginning[t])
         captions[alive, t] = words
         if log_probs is None:
             log_probs = scores.new_zeros(N)
@@ -163,11 +173,14 @@ def _search(captioner, features, max_length, allow_unk, choose):
 def next_scores(captioner, words, state, image, allow_unk):
     """The scores (n, V) of the words that may come next, the next state, attn_weights."""
     scores, state, weights = captioner.advance(words, state, image)
+    return allowed(scores, allow_unk), state, weights
+
+
+def allowed(scores, allow_unk=False):
+    """Scores (..., V), those of words that may not be written set to -inf; 16-bit ones in float32."""
     scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
-    scores[:, NULL] = scores[:, START] = -torch.inf
-    if not allow_unk:
-        scores[:, UNK] = -torch.inf
-    return scores, state, weights
+    scores[..., [NULL, START] if allow_unk else [NULL, START, UNK]] = -torch.inf
+    return scores
 
 
 def _rows(tensors, rows):
@@ -176,12 +189,13 @@ def _rows(tensors, rows):
 
 def decode(
     captioner, features, max_length=15, beam=1, length_penalty=0.0, temperature=None, top_k=None, top_p=None,
-    generator=None, allow_unk=False,
+    generator=None, allow_unk=False, beginning=(),
 ):  # fmt: skip
     """The search that the settings ask for: sampling if one of temperature, top_k and top_p is given,
     else beam search (greedy search at beam 1). Returns: :class:`Decoded`."""
     if (temperature, top_k, top_p) == (None, None, None):
-        return beam_search(captioner, features, max_length, beam, length_penalty, allow_unk)
+        return beam_search(captioner, features, max_length, beam, length_penalty, allow_unk, beginning)
+    temperature = 1.0 if temperature is None else temperature
     return sampling_search(
-        captioner, features, max_length, 1.0 if temperature is None else temperature, top_k, top_p, generator, allow_unk
+        captioner, features, max_length, temperature, top_k, top_p, generator, allow_unk, beginning
     )  # fmt: skip

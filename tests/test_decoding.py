@@ -115,6 +115,36 @@ def test_sampling_draws_allowed_words_and_knows_their_probability(case, temperat
         assert torch.equal(found.captions, greedy_search(captioner, features, L).captions)
 
 
+@settings(max_examples=100)
+@given(cases, st.data())
+def test_every_search_goes_on_from_a_beginning(case, data):
+    N, L, V, seed, end_bias = case
+    table = random_table(N, L, V, seed, end_bias=end_bias)
+    captioner, features = TableCaptioner(table), torch.zeros(N, 1, 1, 1)
+    beginning = data.draw(st.lists(st.integers(4, V - 1), max_size=L))
+    if beginning and data.draw(st.booleans()):
+        beginning[-1] = END
+    for keywords in ({}, {"beam": 3}, {"temperature": 1.0}):
+        found = decode(captioner, features, L, beginning=beginning, **keywords)
+        assert found.captions[:, : len(beginning)].tolist() == [beginning] * N
+        check_caption(found.captions, found.log_probs, table, allow_unk=False)
+    wide = beam_search(captioner, features[:1], L, V**2, beginning=beginning) if L <= 3 else None
+    if wide is not None:  # exhaustive
+        captions = all_captions(allowed_log_probs(table, False)[0], L)
+        best = max((item for item in captions if [*item[0][: len(beginning)]] == beginning), key=lambda item: item[1])
+        assert wide.log_probs[0].item() == pytest.approx(best[1], abs=1e-10)
+
+
+def test_a_beginning_that_can_not_be_is_refused():
+    captioner, features = TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1)
+    with pytest.raises(ValueError, match="the beginning has 3 words, wanted at most max_length, 2"):
+        greedy_search(captioner, features, 2, beginning=[4, 5, 4])
+    for beginning in ([NULL], [START], [END, 4], [UNK]):
+        with pytest.raises(ValueError, match="the beginning has a word that may not stand there"):
+            beam_search(captioner, features, 2, beginning=beginning)
+    assert greedy_search(captioner, features, 2, allow_unk=True, beginning=[UNK]).captions[0, 0] == UNK
+
+
 def test_sampling_follows_the_probabilities():
     N = 4000
     table = torch.tensor([0.0, 0, 0.1, 0, 0.5, 0.3, 0.1]).log().expand(1, 7, 7).expand(N, 1, 7, 7).double()

@@ -54,6 +54,27 @@ def test_three_lines_of_python(trained, cell):
         captioner.caption(trained / "text.jpg")
 
 
+@pytest.mark.parametrize("cell", ["attn", "lstm"])
+def test_a_caption_can_be_begun_and_shows_what_else_might_have_been_said(trained, cell):
+    captioner = load_captioner(trained / f"{cell}_best.pt", device="cpu")
+    images, _, _ = load_images([trained / "photos/3.jpg"], captioner.stored_size)
+    features = captioner.model.encode(images)
+    caption = captioner.caption_features(features)[0]
+    words = captioner.next_words(features, caption.tokens, top=4)
+    assert [of_place[0][0] for of_place in words[: len(caption.tokens)]] == caption.tokens  # greedy: the most probable
+    log_prob = sum(math.log(of_place[0][1]) for of_place in words)
+    assert log_prob == pytest.approx(caption.log_prob, abs=1e-4) or len(caption.tokens) == 15
+    assert all([p for _, p in row] == sorted((p for _, p in row), reverse=True) and len(row) == 4 for row in words)
+    begun = captioner.caption(trained / "photos/3.jpg", beginning="Number A", beam=2)
+    assert begun.tokens[:2] == ["number", "a"]
+    assert begun.text == captioner.caption(trained / "photos/3.jpg", beginning=["number", "a"], beam=2).text
+    assert captioner.caption(trained / "photos/3.jpg", beginning=["a", "<END>"]).text == "a"
+    with pytest.raises(InputError, match="the model does not know the word 'zebra'"):
+        captioner.caption(trained / "photos/3.jpg", beginning="a zebra")
+    with pytest.raises(InputError, match="the model does not know the word 'zebra'"):
+        captioner.next_words(features, ["zebra"])
+
+
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
