@@ -28,20 +28,28 @@ MAX_PIXELS = 90_000_000  # more than any camera takes; a small file can claim bi
 
 
 def load_image(path, size):
-    """The picture at a path (or in a binary file, or a PIL image), upright, in RGB, squashed to a square:
-    uint8 (3, size, size).
+    """The picture at a path (or in a binary file, or a PIL image), squashed to a square: uint8 (3, size, size).
+
+    Raises: OSError or ValueError for what Pillow cannot decode.
+    """
+    image = open_image(path, 2 * size)
+    return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR)).contiguous()
+
+
+def open_image(path, enough):
+    """The picture at a path (or in a binary file, or a PIL image), upright, as a PIL image in RGB.
 
     Any mode and size; the EXIF orientation is applied, transparency is laid on white, the first
-    frame of an animation is taken. Raises: OSError or ValueError for what Pillow cannot decode.
+    frame of an animation is taken. A JPEG with more than ``enough`` pixels each way may come smaller.
+    Raises: OSError or ValueError for what Pillow cannot decode.
     """
     try:
         with nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it is too large: {image.width}x{image.height} pixels")
             if image is not path:  # JPEG: decode at a fraction of the size, much faster
-                image.draft("RGB", (2 * size, 2 * size))
-            image = _to_rgb(_upright(image))
-            return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR)).contiguous()
+                image.draft("RGB", (enough, enough))
+            return _to_rgb(_upright(image))
     except Image.DecompressionBombError as error:
         raise ValueError(f"it is too large: {error}") from error
     except DAMAGE as error:
