@@ -42,7 +42,8 @@ SESSION = 3600  # seconds that a visitor's picture is remembered without being u
 CSS = """
 figure { margin: 0 } figure img { width: 100%; border-radius: 6px } footer { display: none !important }
 figcaption b { display: block; font-size: 1.25em; margin: .3em 0 } [role=alert] { font-weight: bold }
-.gallery-item img { width: 60px; height: 60px; object-fit: cover } code { overflow-wrap: anywhere; white-space: normal !important }
+.gallery-item img { width: 60px; height: 60px; object-fit: cover; margin: 0 }
+code { overflow-wrap: anywhere; white-space: normal !important }
 """
 
 
@@ -99,8 +100,11 @@ def draw_figure(picture, told, place):
 
 
 def thumbnail(path):
-    """HTML of a small picture with the file's name for those who do not see it."""
-    image = open_image(path, 200)
+    """HTML of a small picture, with the file's name for those who do not see it."""
+    try:
+        image = open_image(path, 200)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from error
     image.thumbnail((100, 100))
     return f'<img src="{_data(pil_to_tensor(image))}" alt="{html.escape(Path(path).stem)}">'
 
@@ -132,18 +136,11 @@ def _percent(share):
 # ----------------------------------------------------------------------------------------- the page
 
 
-class Upload(gr.Image):
-    """An image component that hands on the uploaded file as it came: opening it, and saying what is
-    wrong with it, is open_image's."""
-
-    is_template = True  # in the browser it is a gr.Image
-
-    def preprocess(self, payload):
-        return payload and payload.path
+HIDDEN = gr.update(visible=False)
 
 
 class Column:
-    """What the page shows of one captioner. Its handlers return values for ``outputs``, in this order."""
+    """What the page shows of one captioner."""
 
     def __init__(self, index, captioner, title):
         self.index, self.captioner = index, captioner
@@ -155,29 +152,26 @@ class Column:
                 label="Choose a word", info="Where did the model look? What else might it have said?", visible=False
             )
             self.alternatives = gr.Radio(info="Choose another, and the model goes on from there.", visible=False)
-        self.outputs = [self.told, self.figure, self.words, self.alternatives]
 
-    def show(self, picture, told, place=None):
+    def show(self, picture, told):
+        """A new caption, or none: values for told, figure, words and alternatives."""
         if told is None:
-            hidden = gr.update(visible=False)
-            return [None, "", hidden, hidden]
-        words = gr.update(choices=words_to_choose(told), value=place, visible=True)
-        if place is None:
-            return [told, draw_figure(picture, told, place), words, gr.update(visible=False)]
-        choices, here = alternatives(told, place)
-        label = "Instead of the end" if here == END else f"Instead of “{here}”"
-        others = gr.update(choices=choices, value=here, visible=True, label=label)
-        return [told, draw_figure(picture, told, place), words, others]
+            return [None, "", HIDDEN, HIDDEN]
+        words = gr.update(choices=words_to_choose(told), value=None, visible=True)
+        return [told, draw_figure(picture, told, None), words, HIDDEN]
 
     def look(self, picture, told, place):
-        """A word was chosen."""
-        return self.show(picture, told, place)
+        """A word was chosen: values for figure and alternatives."""
+        choices, here = alternatives(told, place)
+        label = "Instead of the end" if here == END else f"Instead of “{here}”"
+        return [draw_figure(picture, told, place), gr.update(choices=choices, value=here, visible=True, label=label)]
 
     def go_on(self, picture, told, place, word, beam, temperature):
-        """Another word was chosen: keep what stands before it, and let the model go on after it."""
+        """Another word was chosen: keep what stands before it, and let the model go on after it. Values for told,
+        figure and words; the alternatives are the same, and the keyboard stays on them."""
         beginning = [*told.caption.tokens[:place], word]
         told = tell(self.captioner, picture.features[self.index], beam, temperature, beginning)
-        return self.show(picture, told, place)
+        return [told, draw_figure(picture, told, place), gr.update(choices=words_to_choose(told), value=place)]
 
 
 def make_page(captioners, titles, examples):
@@ -187,7 +181,8 @@ def make_page(captioners, titles, examples):
         picture = gr.State(time_to_live=SESSION)
         with gr.Row():
             with gr.Column(min_width=280):
-                upload = Upload(label="Picture", sources=["upload", "webcam", "clipboard"], height=260, buttons=[])
+                upload = gr.Image(label="Picture", sources=["upload", "webcam", "clipboard"], height=260, buttons=[])
+                upload.preprocess = lambda file: file and file.path  # as it came: open_image says what is wrong with it
                 problem = gr.HTML(visible=False)
                 gallery = gr.Dataset(
                     components=[gr.HTML(visible=False)], samples=[[thumbnail(path)] for path in examples],
@@ -201,9 +196,10 @@ def make_page(captioners, titles, examples):
                 again = gr.Button("Caption again")
             with gr.Column(scale=3), gr.Row():
                 columns = [Column(*item) for item in zip(range(len(titles)), captioners, titles)]
-        outputs = [output for column in columns for output in column.outputs]
+        outputs = [part for c in columns for part in (c.told, c.figure, c.words, c.alternatives)]
 
         def caption(seen, beam, temperature):
+            """Values for the columns."""
             found = []
             for column in columns:
                 told = seen and tell(column.captioner, seen.features[column.index], beam, temperature)
@@ -211,8 +207,8 @@ def make_page(captioners, titles, examples):
             return found
 
         def caption_file(path, beam, temperature):
-            """A picture was given, or taken away: it, what is wrong with it, and what the models say."""
-            seen, wrong = None, gr.update(visible=False)
+            """Values for problem, picture and the columns."""
+            seen, wrong = None, HIDDEN
             if path:
                 try:
                     seen = open_picture(path, captioners)
@@ -220,24 +216,29 @@ def make_page(captioners, titles, examples):
                     known = isinstance(error, Image.UnidentifiedImageError)  # its text names our temporary file
                     reason = "it is not a picture of a known kind" if known else html.escape(str(error))
                     wrong = gr.update(value=f'<p role="alert">This file can not be used: {reason}.</p>', visible=True)
-            return [seen, wrong, *caption(seen, beam, temperature)]
+            return [wrong, seen, *caption(seen, beam, temperature)]
+
+        def caption_upload(path, beam, temperature):
+            problem, seen, *told = caption_file(path, beam, temperature)
+            return [path if seen else None, problem, seen, *told]
 
         def caption_example(index, beam, temperature):
-            return [examples[index], *caption_file(examples[index], beam, temperature)]
+            return [None, *caption_file(examples[index], beam, temperature)]
 
-        settings = [beam, temperature]
+        settings, everything = [beam, temperature], [upload, problem, picture, *outputs]
         newest = {"trigger_mode": "always_last", "show_progress": "minimal"}
-        upload.input(caption_file, [upload, *settings], [picture, problem, *outputs], api_name="caption", **newest)
-        gallery.click(caption_example, [gallery, *settings], [upload, picture, problem, *outputs], api_name=False, **newest)
+        upload.input(caption_upload, [upload, *settings], everything, api_name="caption", **newest)
+        gallery.click(caption_example, [gallery, *settings], everything, api_name=False, **newest)
         again.click(caption, [picture, *settings], outputs, api_name=False, **newest)
         for slider in settings:
             slider.change(caption, [picture, *settings], outputs, api_name=False, **newest)
         for column in columns:
-            at = [picture, column.told, column.words]
-            column.words.input(column.look, at, column.outputs, api_name=False, **newest)
+            place = [picture, column.told, column.words]
+            column.words.input(column.look, place, [column.figure, column.alternatives], api_name=False, **newest)
             column.alternatives.input(
-                column.go_on, [*at, column.alternatives, *settings], column.outputs, api_name=False, **newest
-            )
+                column.go_on, [*place, column.alternatives, *settings], [column.told, column.figure, column.words],
+                api_name=False, **newest,
+            )  # fmt: skip
     return page
 
 
@@ -247,7 +248,7 @@ def make_page(captioners, titles, examples):
 def get_args_parser():
     parser = ArgumentParser(prog="python -m rnn_lstm_captioning.demo", description=__doc__.split("\n")[0])
     parser.add_argument("--checkpoint", nargs="+", required=True, metavar="FILE", help="models to put side by side")
-    parser.add_argument("--examples", nargs="+", metavar="PATH", help="pictures or folders to choose from (scenes)")
+    parser.add_argument("--examples", nargs="+", metavar="PATH", help="up to 24 pictures to choose from (scenes)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines (%(default)s)")
     parser.add_argument("--port", type=positive(int), help="(the first free one from 7860 on)")
     parser.add_argument("--device", type=device_argument, help="(cuda where there is one, else cpu)")
@@ -289,7 +290,7 @@ def example_pictures(paths, folder):
         found = [str(path) for path in find_images(paths)]
         if not found:
             raise InputError(f"there are no pictures in {', '.join(paths)}")
-        return found
+        return found[:24]
     chance, examples = random.Random("examples"), []
     for k in range(8):
         examples.append(str(folder / f"scene {k + 1}.png"))

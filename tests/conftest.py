@@ -2,11 +2,35 @@ import os
 
 import pytest
 import torch
+from helpers import CELLS
 from hypothesis import settings
+from PIL import Image
+
+from rnn_lstm_captioning.cli_train import train_main
+from rnn_lstm_captioning.data.scenes import make_scenes
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 settings.register_profile("deterministic", deadline=None, derandomize=True, database=None)
 settings.load_profile("deterministic")
+
+
+@pytest.fixture(scope="session")
+def scenes_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("scenes") / "scenes.pt"
+    torch.save(make_scenes(num_train=20, num_val=4), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_cells(scenes_file, tmp_path_factory):
+    """A folder with rnn_best.pt, lstm_best.pt and attn_best.pt, which have learned to say something, and photo.png."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 16 --wordvec-dim 8 --quiet --epochs 10"
+    flags += " --learning-rate 0.01 --batch-size 10"
+    for cell in CELLS:
+        train_main(cell, ["--data", str(scenes_file), "--out", str(folder), "--device", "cpu", *flags.split()])
+    Image.effect_mandelbrot((90, 70), (-2, -1.5, 1, 1.5), 50).save(folder / "photo.png")
+    return folder
 
 
 @pytest.fixture(autouse=True)

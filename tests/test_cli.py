@@ -20,13 +20,6 @@ from rnn_lstm_captioning.data.scenes import make_scenes
 test_main.__test__ = False  # the name says what it does, not that pytest should call it
 
 
-@pytest.fixture(scope="module")
-def scenes_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "scenes.pt"
-    torch.save(make_scenes(num_train=20, num_val=4), path)
-    return path
-
-
 SMALL = "--hidden-dim 16 --wordvec-dim 8 --encoder-weights none --batch-size 16 --quiet --device cpu".split()
 
 

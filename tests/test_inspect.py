@@ -8,26 +8,12 @@ from PIL import Image
 
 from rnn_lstm_captioning import InputError, load_captioner
 from rnn_lstm_captioning.cells import LSTM, RNN
-from rnn_lstm_captioning.cli_train import train_main
-from rnn_lstm_captioning.data.scenes import make_scenes
 from rnn_lstm_captioning.inspect import GATES, main, norms_backwards
-
-FLAGS = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 16 --wordvec-dim 8 --epochs 1 --quiet --device cpu"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    torch.save(make_scenes(num_train=20, num_val=2), folder / "scenes.pt")
-    for cell in ("rnn", "lstm", "attn"):
-        train_main(cell, ["--data", str(folder / "scenes.pt"), "--out", str(folder), *FLAGS.split()])
-    Image.effect_mandelbrot((90, 70), (-2, -1.5, 1, 1.5), 50).save(folder / "photo.png")
-    return folder
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "attn"])
-def test_a_caption_from_inside(cell, folder, tmp_path):
-    checkpoint, photo = str(folder / f"{cell}_best.pt"), str(folder / "photo.png")
+def test_a_caption_from_inside(cell, trained_cells, tmp_path):
+    checkpoint, photo = str(trained_cells / f"{cell}_best.pt"), str(trained_cells / "photo.png")
     main(["--checkpoint", checkpoint, "--image", photo, "--out", str(tmp_path), "--top", "3"])
     found = json.loads((tmp_path / "photo_inside.json").read_text())
     caption = load_captioner(checkpoint, "cpu").caption(photo)
@@ -44,8 +30,17 @@ def test_a_caption_from_inside(cell, folder, tmp_path):
     assert Image.open(tmp_path / "photo_inside.png").size[0] > 600
 
 
-def test_gates_explain_the_cell_state(folder, tmp_path):
-    main(["--checkpoint", str(folder / "lstm_best.pt"), "--image", str(folder / "photo.png"), "--out", str(tmp_path)])
+def test_gates_explain_the_cell_state(trained_cells, tmp_path):
+    main(
+        [
+            "--checkpoint",
+            str(trained_cells / "lstm_best.pt"),
+            "--image",
+            str(trained_cells / "photo.png"),
+            "--out",
+            str(tmp_path),
+        ]
+    )
     steps = json.loads((tmp_path / "photo_inside.json").read_text())["steps"]
     o, c = (torch.tensor(values) for values in (steps[1]["gates"]["output gate o"], steps[1]["cell"]))
     assert (o * torch.tanh(c)).norm().item() == pytest.approx(steps[1]["hidden_norm"], rel=1e-4)
@@ -73,8 +68,8 @@ def test_the_norms_are_those_of_autograd(kind, make):
         assert norms[back] == pytest.approx(total, rel=1e-6)
 
 
-def test_gradients_of_all_cells(folder, tmp_path, capsys):
-    checkpoints = [str(folder / f"{cell}_best.pt") for cell in ("rnn", "lstm", "attn")]
+def test_gradients_of_all_cells(trained_cells, tmp_path, capsys):
+    checkpoints = [str(trained_cells / f"{cell}_best.pt") for cell in ("rnn", "lstm", "attn")]
     main(["--gradients", "--steps", "12", "--out", str(tmp_path), "--checkpoint", *checkpoints, checkpoints[0]])
     curves = json.loads((tmp_path / "gradients.json").read_text())
     assert len(curves) == 8 and all(len(norms) == 12 for norms in curves.values())
@@ -82,8 +77,8 @@ def test_gradients_of_all_cells(folder, tmp_path, capsys):
     assert "of the gradient is left" in capsys.readouterr().out
 
 
-def test_wrong_arguments_are_said(folder):
-    checkpoint = str(folder / "rnn_best.pt")
+def test_wrong_arguments_are_said(trained_cells):
+    checkpoint = str(trained_cells / "rnn_best.pt")
     for arguments, message in (
         ([], "either --image PATH or --gradients"),
         (["--gradients", "--image", "x"], "either --image PATH or --gradients"),

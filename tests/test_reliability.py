@@ -22,7 +22,6 @@ from rnn_lstm_captioning.checkpoint import export_safetensors, load_checkpoint, 
 from rnn_lstm_captioning.cli_test import test_main
 from rnn_lstm_captioning.cli_train import train_main
 from rnn_lstm_captioning.data.files import load_captions
-from rnn_lstm_captioning.data.scenes import make_scenes
 from rnn_lstm_captioning.encoder import ImageEncoder
 from rnn_lstm_captioning.errors import RunFailed
 from rnn_lstm_captioning.storage import load, replacing, save
@@ -30,13 +29,6 @@ from rnn_lstm_captioning.storage import load, replacing, save
 test_main.__test__ = False
 SMALL = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 16 --wordvec-dim 8 --batch-size 16 --quiet"
 SMALL = [*SMALL.split(), "--device", "cpu"]
-
-
-@pytest.fixture(scope="module")
-def scenes_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "scenes.pt"
-    torch.save(make_scenes(num_train=20, num_val=4), path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from helpers import CELLS, random_captions, tiny_captioner
 from rnn_lstm_captioning import InputError
 from rnn_lstm_captioning.checkpoint import load_checkpoint
 from rnn_lstm_captioning.cli_train import train_main
-from rnn_lstm_captioning.data.scenes import make_scenes
 from rnn_lstm_captioning.pairs import Pairs
 from rnn_lstm_captioning.self_critical import SelfCritical, mean_of_others
 from rnn_lstm_captioning.vocabulary import END, NULL, START
@@ -61,31 +60,30 @@ SMALL = "--hidden-dim 16 --wordvec-dim 8 --encoder-weights none --batch-size 20 
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(scenes_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    torch.save(make_scenes(num_train=20, num_val=4), folder / "scenes.pt")
-    train_main("attn", ["--data", str(folder / "scenes.pt"), "--out", str(folder), *SMALL, "--epochs", "3"])
+    train_main("attn", ["--data", str(scenes_file), "--out", str(folder), *SMALL, "--epochs", "3"])
     return folder
 
 
-def train_on(folder, out, *extra):
-    common = ["--data", str(folder / "scenes.pt"), "--out", str(out), *SMALL, "--self-critical"]
+def train_on(scenes_file, folder, out, *extra):
+    common = ["--data", str(scenes_file), "--out", str(out), *SMALL, "--self-critical"]
     train_main("attn", [*common, "--init", str(folder / "attn_best.pt"), *extra])
     return load_checkpoint(out / "attn_last.pt")
 
 
-def test_it_trains_from_a_checkpoint_and_resumes_exactly(trained, tmp_path):
-    whole = train_on(trained, tmp_path / "whole", "--epochs", "2", "--schedule", "constant")
-    train_on(trained, tmp_path / "parts", "--epochs", "1", "--schedule", "constant")
-    parts = train_on(trained, tmp_path / "parts", "--epochs", "2", "--schedule", "constant", "--resume")
+def test_it_trains_from_a_checkpoint_and_resumes_exactly(scenes_file, trained, tmp_path):
+    whole = train_on(scenes_file, trained, tmp_path / "whole", "--epochs", "2", "--schedule", "constant")
+    train_on(scenes_file, trained, tmp_path / "parts", "--epochs", "1", "--schedule", "constant")
+    parts = train_on(scenes_file, trained, tmp_path / "parts", "--epochs", "2", "--schedule", "constant", "--resume")
     before = load_checkpoint(trained / "attn_best.pt")["model"]
     assert not torch.equal(whole["model"]["cell.Wx"], before["cell.Wx"])
     assert torch.equal(whole["model"]["feature_mean"], before["feature_mean"])
     assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in before)
 
 
-def test_what_it_needs_is_said(trained, tmp_path):
-    data = ["--data", str(trained / "scenes.pt"), "--out", str(tmp_path), *SMALL]
+def test_what_it_needs_is_said(scenes_file, trained, tmp_path):
+    data = ["--data", str(scenes_file), "--out", str(tmp_path), *SMALL]
     with pytest.raises(InputError, match="name its checkpoint with --init"):
         train_main("attn", [*data, "--self-critical"])
     with pytest.raises(InputError, match="another cell or vocabulary"):

@@ -51,7 +51,7 @@ def open_image(path, enough):
                 image.draft("RGB", (enough, enough))
             return _to_rgb(_upright(image))
     except Image.DecompressionBombError as error:
-        raise ValueError(f"it is too large: {error}") from error
+        raise ValueError("it is too large, by far") from error
     except DAMAGE as error:
         raise ValueError(f"it is damaged: {error}") from error
 

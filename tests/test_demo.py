@@ -1,0 +1,335 @@
+"""The web page, as its visitors use it: in a headless Chromium, and fifty of them at once.
+
+Needs requirements-demo.txt, `pip install playwright axe-playwright-python`, and Chromium.
+"""
+
+import html
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+
+from rnn_lstm_captioning import InputError, load_captioner
+
+pytest.importorskip("gradio", reason="needs requirements-demo.txt")
+gradio_client = pytest.importorskip("gradio_client")
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs `pip install axe-playwright-python`")
+
+from rnn_lstm_captioning import demo  # noqa: E402  (it ends a process that has no Gradio)
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+CELLS = ("attn", "lstm")
+KEPT = 10  # seconds: the tests do not wait a minute
+
+
+@pytest.fixture(scope="module")
+def captioners(trained_cells):
+    return [load_captioner(trained_cells / f"{cell}_best.pt", "cpu") for cell in CELLS]
+
+
+@pytest.fixture(scope="module")
+def site(trained_cells, tmp_path_factory):
+    """The address of a running page, and the folder of its temporary files."""
+    folder = tmp_path_factory.mktemp("temporary")
+    checkpoints = [str(trained_cells / f"{cell}_best.pt") for cell in CELLS]
+    code = f"from rnn_lstm_captioning import demo; demo.KEPT = {KEPT}; demo.run_command(demo.main)"
+    command = [sys.executable, "-c", code, "--checkpoint", *checkpoints, "--device", "cpu"]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        line = process.stdout.readline()
+        yield re.search(r"http://127\.0\.0\.1:\d+/", line).group(), folder
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+    assert list(folder.rglob("*.*")) == []  # nothing that was uploaded is kept
+    assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def browser():
+    flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, site):
+    with browser.new_context() as context:
+        yield opened(context, site)
+
+
+def opened(context, site):
+    page = context.new_page()
+    page.goto(site[0])
+    page.locator(".gallery-item img").last.wait_for()
+    return page
+
+
+def give(page, path):
+    page.locator("input[type=file]").set_input_files(path)
+
+
+def said(page):
+    """The captions on the page, once they are there."""
+    page.locator("figcaption b").first.wait_for()
+    return page.locator("figcaption b").all_inner_texts()
+
+
+def group(page, label, column=0):
+    return page.locator("fieldset", has_text=label).nth(column)
+
+
+@in_a_browser
+def test_a_picture_its_captions_and_another_word(page, trained_cells, captioners):
+    photo = trained_cells / "photo.png"
+    give(page, photo)
+    expected = [captioner.caption(photo, beam=3, max_length=demo.MAX_WORDS) for captioner in captioners]
+    assert said(page) == [caption.text for caption in expected]
+
+    words = group(page, "Choose a word")
+    place = min(2, len(expected[0].tokens) - 1)
+    words.get_by_role("radio").nth(place).check()
+    word = expected[0].tokens[place]
+    page.get_by_alt_text(f"bright where the model looked for “{word}”").wait_for()
+    others = group(page, f"Instead of “{word}”")
+    labels = [
+        re.fullmatch(r"(\S+) +([\d.e-]+) %", label).groups() for label in others.locator("label").all_inner_texts()
+    ]
+    known = dict(captioners[0].next_words(features(captioners[0], photo), expected[0].tokens, demo.TOP)[place])
+    assert [label[0] for label in labels[: len(known)]] == [key if key != "<END>" else "(end)" for key in known]
+    assert sum(float(percent) for _, percent in labels) <= 100.5
+
+    other = next(key for key in known if key not in (word, "<END>"))
+    others.get_by_role("radio", name=other, exact=False).first.check()
+    beginning = [*expected[0].tokens[:place], other]
+    changed = captioners[0].caption(photo, beam=3, max_length=demo.MAX_WORDS, beginning=beginning)
+    page.locator("figcaption b", has_text=changed.text).first.wait_for()
+    assert said(page)[1] == expected[1].text  # the other model's caption stays
+    assert changed.tokens[: place + 1] == beginning
+
+    group(page, "Choose a word", 1).get_by_role("radio").first.check()
+    page.get_by_text("it has no attention to show").wait_for()
+
+
+def features(captioner, path):
+    return demo.open_picture(path, [captioner]).features[0]
+
+
+@in_a_browser
+def test_beam_width_and_temperature_change_the_captions(page, trained_cells, captioners):
+    give(page, trained_cells / "photo.png")
+    said(page)
+    page.get_by_role("button", name="Beam width and temperature").click()
+    beam, temperature = (page.locator("input[type=number]").nth(k) for k in range(2))
+    sync_api.expect(beam).to_have_value("3")
+    page.wait_for_timeout(500)  # Gradio sets what has just unfolded once more
+    beam.fill("1")
+    page.keyboard.press("Enter")
+    greedy = captioners[0].caption(trained_cells / "photo.png", max_length=demo.MAX_WORDS)
+    page.locator("figcaption b", has_text=re.compile(f"^{greedy.text}$")).first.wait_for()
+    temperature.fill("2")
+    page.keyboard.press("Enter")
+    seen = set()
+    for _ in range(5):
+        page.get_by_role("button", name="Caption again").click()
+        page.wait_for_timeout(300)
+        seen.add(said(page)[0])
+    assert len(seen) > 1
+
+
+@in_a_browser
+def test_the_keyboard_is_enough(page):
+    def tab_to(selector):
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                return
+        raise AssertionError(f"the keyboard doesn't reach {selector}")
+
+    tab_to(".gallery-item")
+    page.keyboard.press("Enter")
+    said(page)
+    tab_to("input[type=radio]")
+    page.keyboard.press("Space")
+    group(page, "Instead of").wait_for()
+    for key in ("Tab", "Space"):  # the second word; the keyboard is still there
+        page.keyboard.press(key)
+    checked = group(page, "Choose a word").get_by_role("radio").nth(1)
+    sync_api.expect(checked).to_be_checked()
+    sync_api.expect(checked).to_be_focused()
+
+
+@in_a_browser
+def test_files_that_are_no_pictures_are_refused_in_a_sentence(page, tmp_path):
+    (tmp_path / "<img src=x onerror=alert(1)>.png").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    Image.new("1", (60000, 60000)).save(tmp_path / "bomb.png")
+    Image.new("L", (12000, 12000)).save(tmp_path / "large.png")
+    photo = Image.effect_noise((300, 200), 50)
+    photo.save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:5000])
+    (tmp_path / "heavy.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes() + bytes(21_000_000))
+    (tmp_path / "page.html").write_text("<script>alert(1)</script>")
+    page.on("dialog", lambda dialog: pytest.fail("a script ran"))
+    for name, message in {
+        "<img src=x onerror=alert(1)>.png": "This file can not be used: it is not a picture of a known kind.",
+        "empty.jpg": "This file can not be used: it is not a picture of a known kind.",
+        "drawing.svg": "This file can not be used: it is not a picture of a known kind.",
+        "bomb.png": "This file can not be used: it is too large, by far.",
+        "large.png": "This file can not be used: it is too large: 12000x12000 pixels.",
+        "cut.jpg": "This file can not be used: image file is truncated",
+        "heavy.jpg": "exceed the maximum allowed size of 20.0 Mb",
+        "page.html": "Invalid file type: page.html",
+    }.items():
+        give(page, tmp_path / "whole.jpg")
+        said(page)
+        page.reload()
+        give(page, tmp_path / name)
+        page.get_by_text(message).wait_for()
+        assert page.locator("figure").count() == 0
+    give(page, tmp_path / "whole.jpg")  # and the page still works
+    said(page)
+
+
+@in_a_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_everybody_can_read_it(browser, site, trained_cells, scheme, width):
+    phone = width < 500
+    size = {"width": width, "height": 844}
+    with browser.new_context(viewport=size, color_scheme=scheme, is_mobile=phone, has_touch=phone) as context:
+        page = opened(context, site)
+        serious(page)
+        give(page, trained_cells / "photo.png")
+        said(page)
+        page.get_by_role("radio").first.check()
+        group(page, "Instead of").wait_for()
+        page.get_by_role("button", name="Beam width and temperature").click()
+        page.wait_for_timeout(500)  # until what unfolds has its colour
+        serious(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def serious(page):
+    """Nothing that axe-core calls serious or critical."""
+    found = axe.Axe().run(page).response["violations"]
+    found = [(v["id"], node["html"]) for v in found if v["impact"] in ("serious", "critical") for node in v["nodes"]]
+    assert found == []
+
+
+@in_a_browser
+def test_no_internet_is_needed(browser, site, trained_cells):
+    with browser.new_context() as context:
+        asked = []
+        context.on("request", lambda request: asked.append(request.url))
+        page = opened(context, site)
+        give(page, trained_cells / "photo.png")
+        said(page)
+        page.wait_for_timeout(500)
+    assert asked and [url for url in asked if not url.startswith((site[0], "data:", "blob:"))] == []
+
+
+def test_fifty_visitors_at_once_are_all_answered(site, tmp_path, captioners):
+    paths = [tmp_path / f"{k}.png" for k in range(50)]
+    for k, path in enumerate(paths):
+        Image.linear_gradient("L").rotate(7 * k).save(path)
+    together = threading.Barrier(50)
+
+    def visit(path):
+        visitor = gradio_client.Client(site[0], verbose=False)
+        together.wait(timeout=120)
+        answer = visitor.predict(gradio_client.handle_file(path), 3, 0, api_name="/caption")
+        return [html.unescape(text) for text in re.findall("<b>(.*?)</b>", str(answer))]
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(visit, paths))
+    for path, answer in zip(paths, answers):
+        expected = [captioner.caption(path, beam=3, max_length=demo.MAX_WORDS).text for captioner in captioners]
+        assert answer == [text or "(no words)" for text in expected]
+
+
+def test_other_machines_and_other_files_are_out_of_reach(site):
+    port = int(site[0].rstrip("/").split(":")[-1])
+    socket.create_connection(("127.0.0.1", port)).close()
+    with pytest.raises(ConnectionRefusedError):  # it listens at this one address, not at all of them
+        socket.create_connection(("127.0.0.2", port))
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"{site[0]}gradio_api/file=/etc/hostname")
+    file = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
+    assert '"error"' in ask(site, file, 3, 0)  # it was not uploaded
+    for limits in ((100, 0), (3, -1), (3, 1e6)):
+        assert "imum value" in ask(site, None, *limits)
+
+
+def ask(site, *arguments):
+    """What the page's interface for programs answers."""
+    url = f"{site[0]}gradio_api/call/caption"
+    question = urllib.request.Request(
+        url, json.dumps({"data": arguments}).encode(), {"Content-Type": "application/json"}
+    )
+    event = json.load(urllib.request.urlopen(question))["event_id"]
+    return urllib.request.urlopen(f"{url}/{event}").read().decode()
+
+
+def test_an_upload_is_soon_deleted(site, trained_cells):
+    address, folder = site
+    visitor = gradio_client.Client(address, verbose=False)
+    visitor.predict(gradio_client.handle_file(trained_cells / "photo.png"), 3, 0, api_name="/caption")
+    uploads = list(folder.rglob("photo.png"))
+    deadline = time.time() + 3 * KEPT
+    while any(path.exists() for path in uploads) and time.time() < deadline:
+        time.sleep(1)
+    assert uploads and not any(path.exists() for path in uploads)
+
+
+def test_the_word_that_stands_there_is_always_among_the_choices(captioners, trained_cells):
+    photo = demo.open_picture(trained_cells / "photo.png", captioners)
+    told = demo.tell(captioners[0], photo.features[0], beam=1, temperature=0)
+    rare = captioners[0].model.idx_to_word[-1]
+    told = demo.tell(captioners[0], photo.features[0], beam=1, temperature=0, beginning=[rare])
+    choices, here = demo.alternatives(told, 0)
+    assert here == rare and rare in [word for _, word in choices] and len(choices) in (demo.TOP, demo.TOP + 1)
+    told = demo.tell(captioners[0], photo.features[0], beam=1, temperature=0, beginning=[rare, "<END>"])
+    assert demo.words_to_choose(told) == [(rare, 0), ("(end)", 1)]
+    assert demo.alternatives(told, 1)[1] == "<END>"
+    assert f"<b>{rare}</b>" in demo.draw_figure(photo, told, 1)
+
+
+def test_wrong_arguments_are_said(trained_cells, tmp_path):
+    checkpoint = ["--checkpoint", str(trained_cells / "rnn_best.pt")]
+    with pytest.raises(InputError, match="there are no pictures in"):
+        demo.main([*checkpoint, "--examples", str(tmp_path)])
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(InputError, match="text.png"):
+        demo.main([*checkpoint, "--examples", str(tmp_path)])
+    with pytest.raises(InputError, match="missing.pt"):
+        demo.main(["--checkpoint", str(tmp_path / "missing.pt")])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=str(port)):
+            demo.main([*checkpoint, "--port", str(port)])
+
+
+def test_without_gradio_it_says_what_to_install():
+    code = "import sys; sys.modules['gradio'] = None; import rnn_lstm_captioning.demo"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 2 and "pip install -r requirements-demo.txt" in process.stderr
+    assert "Traceback" not in process.stderr
