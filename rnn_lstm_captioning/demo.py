@@ -6,6 +6,7 @@ have said; choose one of those, and the model goes on from there. Needs requirem
 
 import base64
 import html
+import math
 import os
 import random
 import signal
@@ -68,10 +69,11 @@ def open_picture(path, captioners):
     """The :class:`Picture` in a file. Raises: OSError or ValueError if there is none."""
     shown = open_image(path, 2 * SIDE)
     shown.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+    images = {size: load_image(path, size)[None] for size in {captioner.stored_size for captioner in captioners}}
     features = []
     for captioner in captioners:
         with evaluating(captioner.model):
-            features.append(captioner.model.encode(load_image(path, captioner.stored_size)[None].to(captioner.device)))
+            features.append(captioner.model.encode(images[captioner.stored_size].to(captioner.device)))
     return Picture(pil_to_tensor(shown), features)
 
 
@@ -86,7 +88,10 @@ def draw_figure(picture, told, place):
     """HTML of the picture, lit where the model looked for the word at this place, above the caption."""
     caption, shown = told.caption, picture.shown
     text = html.escape(caption.text) or "(no words)"
-    description, below = "the picture", f"probability {_percent(torch.tensor(caption.log_prob).exp().item())}"
+    description, below = (
+        "the picture",
+        f"drawn by chance, one caption in {math.exp(-caption.log_prob):,.0f} would be this one",
+    )
     if place is not None and caption.attention is None:
         below = "this model saw the whole picture once, before the first word: it has no attention to show"
     elif place is not None and place < len(caption.tokens):
@@ -130,13 +135,19 @@ def _data(image):
 
 
 def _percent(share):
-    return f"{100 * share:.2g} %" if share < 0.995 else f"{100 * share:.0f} %"
+    return f"{100 * share:.0f} %" if share > 0.1 else f"{100 * share:.1f} %" if share > 0.001 else "under 0.1 %"
 
 
 # ----------------------------------------------------------------------------------------- the page
 
 
-HIDDEN = gr.update(visible=False)
+def hidden():
+    return gr.update(visible=False)
+
+
+def must_know(told):
+    if told is None:
+        raise gr.Error("The page has forgotten this picture: give it once more.")
 
 
 class Column:
@@ -156,12 +167,14 @@ class Column:
     def show(self, picture, told):
         """A new caption, or none: values for told, figure, words and alternatives."""
         if told is None:
-            return [None, "", HIDDEN, HIDDEN]
+            return [None, "", hidden(), hidden()]
         words = gr.update(choices=words_to_choose(told), value=None, visible=True)
-        return [told, draw_figure(picture, told, None), words, HIDDEN]
+        return [told, draw_figure(picture, told, None), words, hidden()]
 
     def look(self, picture, told, place):
         """A word was chosen: values for figure and alternatives."""
+        must_know(told)
+        place = min(place, len(told.caption.tokens))  # it may have been chosen just before the caption changed
         choices, here = alternatives(told, place)
         label = "Instead of the end" if here == END else f"Instead of “{here}”"
         return [draw_figure(picture, told, place), gr.update(choices=choices, value=here, visible=True, label=label)]
@@ -169,6 +182,7 @@ class Column:
     def go_on(self, picture, told, place, word, beam, temperature):
         """Another word was chosen: keep what stands before it, and let the model go on after it. Values for told,
         figure and words; the alternatives are the same, and the keyboard stays on them."""
+        must_know(told)
         beginning = [*told.caption.tokens[:place], word]
         told = tell(self.captioner, picture.features[self.index], beam, temperature, beginning)
         return [told, draw_figure(picture, told, place), gr.update(choices=words_to_choose(told), value=place)]
@@ -208,7 +222,7 @@ def make_page(captioners, titles, examples):
 
         def caption_file(path, beam, temperature):
             """Values for problem, picture and the columns."""
-            seen, wrong = None, HIDDEN
+            seen, wrong = None, hidden()
             if path:
                 try:
                     seen = open_picture(path, captioners)
@@ -259,8 +273,7 @@ def main(arguments=None):
     args = get_args_parser().parse_args(arguments)
     captioners = [load_captioner(path, args.device) for path in args.checkpoint]
     titles = [f"## {NAMES[c.model.cell_type]}\n`{path}`" for c, path in zip(captioners, args.checkpoint)]
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, signal.default_int_handler)  # leave in order, so that nothing stays behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave in order, so that nothing stays behind
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         examples = example_pictures(args.examples, Path(folder))

@@ -110,7 +110,8 @@ def test_a_picture_its_captions_and_another_word(page, trained_cells, captioners
     page.get_by_alt_text(f"bright where the model looked for “{word}”").wait_for()
     others = group(page, f"Instead of “{word}”")
     labels = [
-        re.fullmatch(r"(\S+) +([\d.e-]+) %", label).groups() for label in others.locator("label").all_inner_texts()
+        re.fullmatch(r"(\S+) +(?:under )?([\d.]+) %", label).groups()
+        for label in others.locator("label").all_inner_texts()
     ]
     known = dict(captioners[0].next_words(features(captioners[0], photo), expected[0].tokens, demo.TOP)[place])
     assert [label[0] for label in labels[: len(known)]] == [key if key != "<END>" else "(end)" for key in known]
@@ -313,7 +314,16 @@ def test_the_word_that_stands_there_is_always_among_the_choices(captioners, trai
     assert f"<b>{rare}</b>" in demo.draw_figure(photo, told, 1)
 
 
-def test_wrong_arguments_are_said(trained_cells, tmp_path):
+def test_a_page_left_open_for_long_says_so(captioners):
+    with demo.gr.Blocks():
+        column = demo.Column(0, captioners[0], "title")
+    for choose in (lambda: column.look(None, None, 0), lambda: column.go_on(None, None, 0, "a", 3, 0)):
+        with pytest.raises(demo.gr.Error, match="forgotten this picture"):
+            choose()
+
+
+def test_wrong_arguments_are_said(trained_cells, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # which it sets
     checkpoint = ["--checkpoint", str(trained_cells / "rnn_best.pt")]
     with pytest.raises(InputError, match="there are no pictures in"):
         demo.main([*checkpoint, "--examples", str(tmp_path)])

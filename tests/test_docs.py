@@ -1,15 +1,23 @@
 """The pages and the code say the same: tags, links, examples."""
 
+import importlib
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from rnn_lstm_captioning import load_captioner
+from rnn_lstm_captioning.cli_test import get_test_parser
+from rnn_lstm_captioning.cli_train import get_train_parser
+from rnn_lstm_captioning.command import SCRIPTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -43,33 +51,45 @@ def test_files_that_are_named_are_there(page):
 
 
 def commands(page):
-    """The train_*.py, test_*.py and build lines of a page's shell examples."""
+    """The commands of ours in a page's shell examples: the script or module, and its arguments."""
     for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            if any(word.startswith(("train_", "test_")) or word.endswith("data.build") for word in words):
-                yield words
+            for place, word in enumerate(words):
+                if word.startswith(("train_", "test_", "rnn_lstm_captioning.")):
+                    yield word, [word for word in words[place + 1 :] if word not in ("...", "FLAGS")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_have_flags_that_exist(page, monkeypatch):
-    from rnn_lstm_captioning.cli_test import get_test_parser
-    from rnn_lstm_captioning.cli_train import get_train_parser
-    from rnn_lstm_captioning.command import SCRIPTS
-    from rnn_lstm_captioning.data.build import get_args_parser
-
     monkeypatch.chdir(ROOT)
     cells = {name: cell for cell, name in SCRIPTS.items()}
-    for words in commands(page):
-        script = next(word for word in words if word.startswith(("train_", "test_")) or word.endswith("data.build"))
-        arguments = [word for word in words[words.index(script) + 1 :] if word not in ("...", "FLAGS")]
-        if script.endswith("data.build"):
-            parser = get_args_parser()
+    for command, arguments in commands(page):
+        if command.startswith("rnn_lstm_captioning."):
+            if command.endswith("demo") and importlib.util.find_spec("gradio") is None:
+                continue
+            parser = importlib.import_module(command).get_args_parser()
         else:
-            kind, _, name = script.removesuffix(".py").partition("_")
+            kind, _, name = command.removesuffix(".py").partition("_")
             parser = (get_train_parser if kind == "train" else get_test_parser)(cells[name])
         if "--help" not in arguments:
             parser.parse_args(arguments)
+
+
+def test_the_readme_shows_every_command():
+    shown = {command.removesuffix(".py") for command, _ in commands(ROOT / "README.md")}
+    modules = {f"rnn_lstm_captioning.{name}" for name in ("check", "inspect", "demo", "data.build")}
+    assert modules | {f"{kind}_lstm_attention" for kind in ("train", "test")} <= shown
+
+
+def test_the_readme_s_python_runs(trained_cells, tmp_path, monkeypatch, capsys):
+    (tmp_path / "cv").mkdir()
+    shutil.copy(trained_cells / "attn_best.pt", tmp_path / "cv")
+    Image.open(trained_cells / "photo.png").convert("RGB").save(tmp_path / "holiday.jpg")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(block, {})
+    assert capsys.readouterr().out.strip() == load_captioner("cv/attn_best.pt").caption("holiday.jpg").text
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
