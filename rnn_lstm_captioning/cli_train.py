@@ -1,6 +1,7 @@
 """The command line behind train_rnn.py, train_lstm.py and train_lstm_attention.py."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,19 +9,18 @@ from tqdm import tqdm
 
 from . import distributed
 from .captioner import IMAGE_INPUTS, IMAGE_NORMS, CaptioningRNN
-from .checkpoint import save_checkpoint
 from .command import SCRIPTS, ArgumentParser, device, non_negative, positive, probability
 from .data.files import COCO_BYTES, COCO_PATH, download, load_captions
 from .encoder import ImageEncoder
 from .errors import InputError, RunFailed
 from .inference import PictureCaptioner, default_device
 from .metrics import can_score, cider
+from .outputs import Outputs
 from .pairs import BATCHINGS
 from .preparation import autocast, prepare_pairs, references_of, standardize_features
 from .resuming import check_settings, find_start, load_weights, resume
 from .self_critical import SelfCritical
-from .training import Trainer, write_log
-from .visualize import save_loss_curve
+from .training import Trainer
 from .vocabulary import NULL
 
 
@@ -125,54 +125,32 @@ def train_here(cell, args):
     if not os.access(args.out, os.W_OK):
         raise InputError(f"--out {args.out} can't be written to")
     data = choose_data(args)
-    last, best = (args.out / f"{cell}_{which}.pt" for which in ("last", "best"))
-    path, checkpoint, resumed = distributed.from_first(lambda: find_start(last, args))
+    outputs = Outputs(cell, data, args)
+    path, checkpoint, resumed = distributed.from_first(lambda: find_start(outputs.last, args))
     captioner = make_captioner(cell, data, args, checkpoint)
-    stored_size = data.splits["train"].images.shape[-1]
     if resumed:
-        check_settings(checkpoint, path, args, stored_size)
+        check_settings(checkpoint, path, args, outputs.stored_size)
     if checkpoint:
         load_weights(checkpoint, path, captioner)
     train, val = make_pairs(captioner, data, args, fresh=checkpoint is None)
-    objective = make_objective(train, data, args)
-    saved = resumed and path == last  # whether there is a checkpoint of this run
-
-    def save(which, trainer):
-        nonlocal saved
-        state = trainer.state_dict() if which == "last" else None
-        if distributed.rank() > 0:
-            return
-        settings = {k: v if isinstance(v, int | float | str | None) else str(v) for k, v in vars(args).items()}
-        save_checkpoint(args.out / f"{cell}_{which}.pt", captioner, stored_size, settings, data.source, state)
-        saved = saved or which == "last"
-        if which == "last" and trainer.history and trainer.step == trainer.history[-1]["step"]:
-            write_history(trainer.history)
-            print_epoch(trainer, args.epochs)
-
-    def write_history(history):
-        write_log(args.out / f"{cell}_log.csv", history)
-        save_loss_curve(args.out / f"{cell}_loss.png", history, f"{cell}, {data.source}")
-
     references = data.splits["val"].references
-
-    def score():
-        return validation_cider(captioner, val, references, args)
-
-    score = score if can_score(references) else None
-    trainer = Trainer(captioner, train, val, args, save, autocast(args.device, args.precision), score, objective)
+    score = partial(validation_cider, captioner, val, references, args) if can_score(references) else None
+    precision, objective = autocast(args.device, args.precision), make_objective(train, data, args)
+    trainer = Trainer(captioner, train, val, args, outputs.save, precision, score, objective)
     distributed.seed_apart(args.seed)
     if resumed:
         resume(trainer, checkpoint, path)
-        if not distributed.from_first(lambda: path.parent == args.out and best.exists()):
-            trainer.best = None  # it lies in another folder: the next epoch is the best one here
-            if trainer.step >= trainer.total_steps and trainer.is_evaluated():
-                raise InputError(f"{path} is of a run that is finished; --epochs above {args.epochs} goes on")
-        if trainer.history and distributed.rank() == 0:
-            write_history(trainer.history)
+        outputs.go_on(trainer, path)
+    run(trainer, outputs, cell)
+
+
+def run(trainer, outputs, cell):
+    """Train to the end, and say what to do next. Raises: RunFailed or KeyboardInterrupt if it ends before."""
+    last, best = outputs.last, outputs.best
     try:
         finished = trainer.run()
     except (RunFailed, OSError) as error:
-        rest = f"{last} is as it was last saved: --resume goes on from there" if saved else "nothing was saved"
+        rest = f"{last} is as it was last saved: --resume goes on from there" if outputs.saved else "nothing was saved"
         raise RunFailed(f"{error}; {rest}") from error
     if not finished:
         distributed.say(f"saved: {last} after step {trainer.step}; the same command with --resume goes on")
@@ -288,15 +266,3 @@ def validation_cider(captioner, val, references, args):
             captions = inference.caption_images(distributed.share(val.images))
     texts = [text for part in distributed.gather([caption.text for caption in captions]) for text in part]
     return distributed.from_first(lambda: cider(texts, references))
-
-
-def print_epoch(trainer, epochs):
-    row = trainer.history[-1]
-    score_text = f", CIDEr {row['val_cider']:.1f}" if "val_cider" in row else ""
-    print(
-        f"epoch {row['epoch']}/{epochs}: train {row['train_loss']:.3f}, val {row['val_loss']:.3f} nats per caption; "
-        f"val {row['val_loss_per_word']:.3f} nats per word, perplexity {row['val_perplexity']:.2f}"
-        f"{score_text}; "
-        f"{trainer.captions_per_second:.0f} captions/s, {trainer.seconds:.0f} s",
-        flush=True,
-    )

@@ -1,6 +1,5 @@
 """The training loop. It knows nothing about which cell it trains."""
 
-import csv
 import math
 import signal
 import time
@@ -13,7 +12,6 @@ from tqdm import tqdm
 from . import distributed
 from .errors import RunFailed
 from .pairs import evaluate
-from .storage import replacing
 from .vocabulary import NULL
 
 
@@ -250,12 +248,3 @@ class _Interruption:
     def noticed(self):
         """Whether a process was signalled; all of them must ask at the same step, and all get the same answer."""
         return distributed.any_of(self.signalled)
-
-
-def write_log(path, history):
-    """The history of a training run as CSV, one row per epoch."""
-    with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        # a run that was begun by another version may have other columns in its first rows
-        writer = csv.DictWriter(file, history[-1].keys(), restval="", extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history)
