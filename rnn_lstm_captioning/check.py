@@ -1,7 +1,7 @@
 """Check a learner's own cells: python -m rnn_lstm_captioning.check FILE
 
 Every function that FILE has under one of the names below is called, in numpy or torch as it is written,
-and compared with the right values and gradients; a known mistake is called by its name. The learner's
+and compared with the right values and gradients; a known mistake, or two, are called by their names. The learner's
 code runs in a process of its own, with a time limit.
 """
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from .command import ArgumentParser, positive, run_command
 from .errors import InputError
 from .gradients import compute_numeric_gradient
-from .mistakes import MISTAKES, backward, forward
+from .mistakes import MISTAKES, RARE, backward, forward
 
 # name -> its arguments with their shapes, its results; forward before backward
 CELL = {"rnn": "Wx D,H  Wh H,H  b H", "lstm": "Wx D,4H  Wh H,4H  b 4H"}
@@ -158,6 +159,8 @@ def describe(error, file):
 def check(name, function, learner, right):
     """Returns: "right" or "unchecked", and a message. Raises: Mistake; whatever the learner's code raises."""
     dtypes = [torch.float64, torch.float32]
+    step = name.replace("_forward", "_step_forward").replace("_backward", "_step_backward")
+    first = step if step != name and step in learner and step not in right else None
     for dtype in dtypes:
         try:
             for seed, sizes in enumerate(SIZES):
@@ -165,9 +168,10 @@ def check(name, function, learner, right):
                     forward_name = name.replace("backward", "forward")
                     if forward_name not in learner:
                         return "unchecked", f"it takes the cache of your own {forward_name}, which is not in the file"
-                    check_backward(name, function, learner[forward_name], forward_name in right, sizes, seed, dtype)
+                    pair = function, learner[forward_name]
+                    check_backward(name, *pair, forward_name in right, sizes, seed, dtype, first)
                 else:
-                    check_forward(name, function, sizes, seed, dtype)
+                    check_forward(name, function, sizes, seed, dtype, first)
             return "right", ""
         except RuntimeError as error:  # a solution that makes float32 tensors itself wants float32
             if dtype == dtypes[-1] or not any(word in str(error).lower() for word in ("dtype", "double", "float")):
@@ -192,20 +196,20 @@ def make_arguments(name, sizes, seed, dtype):
     return arguments
 
 
-def check_forward(name, function, sizes, seed, dtype):
+def check_forward(name, function, sizes, seed, dtype, first):
     arguments = make_arguments(name, sizes, seed, dtype)
     calls = [{"ignore_index": 0}, {}] if name == "temporal_softmax_loss" else [{}]
     for keywords in calls:
 
-        def compute(wrong=None, keywords=keywords):
+        def compute(wrong=(), keywords=keywords):
             return forward(name, exact(arguments) | keywords, wrong)
 
         names = FORWARDS[name][1].split()
         results, _ = call_forward(function, arguments, names, keywords)
-        compare(names, results, compute(), compute)
+        compare(names, results, compute(), compute, first)
 
 
-def check_backward(name, function, forward_function, forward_is_right, sizes, seed, dtype):
+def check_backward(name, function, forward_function, forward_is_right, sizes, seed, dtype, first):
     forward_name = name.replace("backward", "forward")
     arguments = make_arguments(forward_name, sizes, seed, dtype)
     names = FORWARDS[forward_name][1].split()
@@ -219,11 +223,11 @@ def check_backward(name, function, forward_function, forward_is_right, sizes, se
     found = as_list(function(*given, cache), names, may_have_cache=False)
     wanted = tuple(gradient.double() for gradient in upstream)
 
-    def compute(wrong=None):
+    def compute(wrong=()):
         return backward(forward_name, exact(arguments), wanted, wrong)
 
     if forward_is_right:
-        compare(names, found, compute(), compute)
+        compare(names, found, compute(), compute, first)
     else:  # then its own forward is what it is the gradient of
         numeric = numeric_gradients(forward_function, forward_name, arguments, wanted)
         compare(names, found, numeric, of=" from the gradient of your own forward")
@@ -282,38 +286,52 @@ def as_list(returned, names, may_have_cache):
     return [from_kind(value) for value in returned]
 
 
-def compare(names, found, wanted, compute=None, of=""):
+def compare(names, found, wanted, compute=None, first=None, of=""):
     """Raises Mistake if the results are not those that are wanted; it names the known mistake with which ``compute``
-    gives what was found."""
+    gives what was found, else the learner's function that is to be mended ``first``."""
     for name, a, b in zip(names, found, wanted):
         if a.shape != b.shape:
             turned = ": it is transposed" if a.dim() == b.dim() == 2 and a.shape == b.T.shape else ""
-            raise Mistake(
-                f"{name} has shape {tuple(a.shape)}, wanted {tuple(b.shape)}{turned}{diagnose(found, wanted, compute)}"
-            )
+            known = turned + diagnose(found, wanted, compute, first)
+            raise Mistake(f"{name} has shape {tuple(a.shape)}, wanted {tuple(b.shape)}{known}")
     bad = [name for name, a, b in zip(names, found, wanted) if not close(a, b)]
     if bad:
         a, b = next((a, b) for name, a, b in zip(names, found, wanted) if name == bad[0])
         off = "is not finite" if not a.isfinite().all() else f"is off by up to {(a - b).abs().max():.2g}"
         others = f" ({', '.join(bad[1:])} too)" if bad[1:] else ""
-        known = diagnose(found, wanted, compute) or hint(names, found, wanted)
+        known = diagnose(found, wanted, compute, first) or hint(names, found, wanted)
         raise Mistake(f"{bad[0]} {off}{of}, largest value {b.abs().max():.2g}{others}{known}")
 
 
-def diagnose(found, wanted, compute):
-    """ ": " and the mistake with which the plain cells give the same, or nothing."""
-    for wrong, sentence in MISTAKES.items() if compute else ():
+def diagnose(found, wanted, compute, first):
+    """ ": " and the mistake, or two, with which the plain cells give the same; or what to mend first; or nothing."""
+    if compute is None:
+        return ""
+
+    def explains(wrong):
         results = compute(wrong)
-        made = any(not close(a, b) for a, b in zip(results, wanted))
-        if made and all(a.shape == b.shape and close(a, b) for a, b in zip(found, results)):
+        return same(found, results) and not same(results, wanted)
+
+    for name, sentence in MISTAKES.items():
+        if explains((name,)):
             return f": {sentence}"
+    if first:
+        return f": mend your {first} first"
+    possible = [name for name in MISTAKES if name not in RARE and not same(compute((name,)), wanted)]
+    for pair in combinations(possible, 2):
+        if explains(pair):
+            return f": two mistakes: {MISTAKES[pair[0]]}; and {MISTAKES[pair[1]]}"
     return ""
+
+
+def same(some, others):
+    return all(close(a, b) for a, b in zip(some, others))
 
 
 def hint(names, found, wanted):
     """Where to look for a mistake, or several, that have no name: which quarters of db are off is closest to it."""
     pairs = {name: (a, b) for name, a, b in zip(names, found, wanted)}
-    text = ": no known single mistake explains it"
+    text = ": no known mistake explains it, nor any two"
     if "db" not in pairs or pairs["dWh"][1].shape[1] != 4 * pairs["dWh"][1].shape[0]:
         return text
     quarters = zip("ifog", pairs["db"][0].chunk(4), pairs["db"][1].chunk(4))

@@ -1,7 +1,8 @@
 """The cells once more, written plainly, with the mistakes that learners make: what `check` compares with.
 
 One trick serves all the mistakes of a backward pass: :func:`via` has the value of one expression and the gradient
-of another, so that autograd computes what the learner's wrong line would. Shapes and names are those of ``cells``.
+of another, so that autograd computes what the learner's wrong line would. Shapes and names are those of ``cells``;
+``wrong`` holds the names of the mistakes that are made, none, one or several.
 """
 
 from itertools import permutations
@@ -97,10 +98,17 @@ for _gate in "ifo":
 MISTAKES |= {
     name: f"the gates are swapped: they are {' '.join(order)} instead of i f o g" for name, order in ORDERS.items()
 }
+RARE = {name for name, order in ORDERS.items() if sum(map(str.__ne__, GATES, order)) > 2}  # not looked for in pairs
+RARE |= {f"da {name}" for name in RARE}
 MISTAKES |= {
     f"da {name}": f"the gates' gradients are swapped: they are {' '.join(order)} instead of i f o g"
     for name, order in ORDERS.items()
 }
+
+
+def pick(wrong, choices, right):
+    """What the mistakes choose, or what is right."""
+    return next((choice for name, choice in choices.items() if name in wrong), right)
 
 
 def via(value, route):
@@ -115,149 +123,146 @@ def slope(value, a, derivative):
 
 def total(pairs, b, wrong, after=None):
     """a = the sum of u @ W over the pairs (name, u, W), + b; after, the state that dWh is wrongly made of."""
-    a = 0 if wrong == "bias" else b
+    a = (0 if "bias" in wrong else 1) * b.expand(len(pairs[0][1]), -1)
     for name, u, W in pairs:
-        if wrong == "Wh transposed" and name == "h" and W.shape[0] == W.shape[1]:
+        if "Wh transposed" in wrong and name == "h" and W.shape[0] == W.shape[1]:
             W = W.T
         product = u @ W
-        if wrong == "dh: Wh not transposed" and name == "h" and W.shape[0] == W.shape[1]:
+        if "dh: Wh not transposed" in wrong and name == "h" and W.shape[0] == W.shape[1]:
             product = via(product, u @ W.T.detach() + u.detach() @ W)
         if after is not None and name == "h":
             product = via(product, u @ W.detach() + after.detach() @ W)
-        a = a if wrong == name else a + product
+        a = a if name in wrong else a + product
     return a
 
 
-def rnn_step(x, h, Wx, Wh, b, wrong=None):
-    after = rnn_step(x, h, Wx, Wh, b) if wrong == "dWh of next" else None
+def rnn_step(x, h, Wx, Wh, b, wrong=()):
+    after = rnn_step(x, h, Wx, Wh, b) if "dWh of next" in wrong else None
     a = total([("x", x, Wx), ("h", h, Wh)], b, wrong, after)
     y = torch.tanh(a)
-    y = {"no tanh": lambda: a, "sigmoid for tanh": lambda: torch.sigmoid(a)}.get(wrong, lambda: y)()
-    derivatives = {"tanh' forgotten": lambda: torch.ones_like(a), "tanh' twice": lambda: 1 - torch.tanh(y) ** 2}
-    derivatives |= {
-        "tanh' of a": lambda: 1 - a**2,
-        "tanh' no square": lambda: 1 - y,
-        "tanh' of before": lambda: 1 - h**2,
-    }
-    if wrong in derivatives:
-        y = slope(y, a, derivatives[wrong]())
-    return y
+    y = pick(wrong, {"no tanh": a, "sigmoid for tanh": torch.sigmoid(a)}, y)
+    derivatives = {"tanh' forgotten": torch.ones_like(a), "tanh' twice": 1 - torch.tanh(y) ** 2}
+    derivatives |= {"tanh' of a": 1 - a**2, "tanh' no square": 1 - y, "tanh' of before": 1 - h**2}
+    derivative = pick(wrong, derivatives, None)
+    return y if derivative is None else slope(y, a, derivative)
 
 
-def lstm_step(x, h, c, Wx, Wh, b, attn=None, Wattn=None, wrong=None):
+def lstm_step(x, h, c, Wx, Wh, b, attn=None, Wattn=None, wrong=()):
     pairs = [("x", x, Wx), ("h", h, Wh)]
     if attn is not None:
-        weights = (Wattn, Wh) if wrong == "weights swapped" else (Wh, Wattn)
+        weights = (Wattn, Wh) if "weights swapped" in wrong else (Wh, Wattn)
         pairs[1:] = [("h", h, weights[0]), ("attn", attn, weights[1])]
-    after = lstm_step(x, h, c, Wx, Wh, b, attn, Wattn)[0] if wrong == "dWh of next" else None
+    after = lstm_step(x, h, c, Wx, Wh, b, attn, Wattn)[0] if "dWh of next" in wrong else None
     a = total(pairs, b, wrong, after)
-    if wrong and wrong.startswith("da order"):
+    order = pick(wrong, {f"da {name}": order for name, order in ORDERS.items()}, None)
+    if order:
         parts = dict(zip(GATES, a.chunk(4, 1)))
-        a = via(a, torch.cat([parts[gate] for gate in ORDERS[wrong[3:]]], 1))
-    parts = dict(zip(ORDERS.get(wrong, GATES), a.chunk(4, 1)))
+        a = via(a, torch.cat([parts[gate] for gate in order], 1))
+    parts = dict(zip(pick(wrong, ORDERS, GATES), a.chunk(4, 1)))
     gates = {}
     for gate in "ifo":
-        y = parts[gate] if wrong == "gates raw" else torch.sigmoid(parts[gate])
-        if wrong in ("sigmoid' forgotten", f"{gate}' forgotten"):
+        y = parts[gate] if "gates raw" in wrong else torch.sigmoid(parts[gate])
+        if "sigmoid' forgotten" in wrong or f"{gate}' forgotten" in wrong:
             y = slope(y, parts[gate], torch.ones_like(y))
-        gates[gate] = slope(y, parts[gate], y) if wrong in ("sigmoid' half", f"{gate}' half") else y
+        half = "sigmoid' half" in wrong or f"{gate}' half" in wrong
+        gates[gate] = slope(y, parts[gate], y) if half else y
     i, f, o = gates.values()
-    g = {"g sigmoid": torch.sigmoid, "g raw": lambda a: a}.get(wrong, torch.tanh)(parts["g"])
-    if wrong == "g' as sigmoid":
+    g = pick(wrong, {"g sigmoid": torch.sigmoid, "g raw": lambda a: a}, torch.tanh)(parts["g"])
+    if "g' as sigmoid" in wrong:
         g = slope(g, parts["g"], g * (1 - g))
-    if wrong == "g' forgotten":
+    if "g' forgotten" in wrong:
         g = slope(g, parts["g"], torch.ones_like(g))
-    if wrong == "g' no square":
+    if "g' no square" in wrong:
         g = slope(g, parts["g"], 1 - g)
-    kept = {"no f": lambda: c, "no c": lambda: 0 * c}.get(wrong, lambda: f * c)()
-    next_c = kept + (g if wrong == "no i" else i * g)
-    if wrong == "df of next c":
+    kept = pick(wrong, {"no f": c, "no c": 0 * c}, f * c)
+    next_c = kept + (g if "no i" in wrong else i * g)
+    if "df of next c" in wrong:
         next_c = via(next_c, f * next_c.detach() + f.detach() * c + i * g)
-    if wrong == "dg by f":
+    if "dg by f" in wrong:
         next_c = via(next_c, f * c + i * g.detach() + f.detach() * g)
-    if wrong == "dprev_c by o":
+    if "dprev_c by o" in wrong:
         next_c = via(next_c, f * c.detach() + o.detach() * c + i * g)
-    if wrong == "dprev_c without f":
+    if "dprev_c without f" in wrong:
         next_c = via(next_c, f * c.detach() + c + i * g)
-    inner = next_c.detach() if wrong == "dh into c" else next_c
-    tanh_c = inner if wrong == "tanh c" else torch.tanh(inner)
-    if wrong == "tanh(c)' forgotten":
+    inner = next_c.detach() if "dh into c" in wrong else next_c
+    tanh_c = inner if "tanh c" in wrong else torch.tanh(inner)
+    if "tanh(c)' forgotten" in wrong:
         tanh_c = slope(tanh_c, inner, torch.ones_like(inner))
-    if wrong == "tanh(c)' of c":
+    if "tanh(c)' of c" in wrong:
         tanh_c = slope(tanh_c, inner, 1 - inner**2)
-    next_h = tanh_c if wrong == "no o" else o * tanh_c
-    return (next_c, next_h) if wrong == "results swapped" else (next_h, next_c)
+    next_h = tanh_c if "no o" in wrong else o * tanh_c
+    return (next_c, next_h) if "results swapped" in wrong else (next_h, next_c)
 
 
-def attend(prev_h, A, wrong=None):
+def attend(prev_h, A, wrong=()):
     """attn (N, H) and its weights (N, grid_h, grid_w)."""
     N, H, grid_h, grid_w = A.shape
     G = grid_h * grid_w
-    cells = A.reshape(N, G, H) if wrong == "grid reshaped" else A.flatten(2).transpose(1, 2)  # (N, G, H)
-    asked, averaged = (cells.detach() if wrong == w else cells for w in ("dA scores", "dA weights"))
-    query = prev_h.detach() if wrong == "query" else prev_h
+    cells = A.reshape(N, G, H) if "grid reshaped" in wrong else A.flatten(2).transpose(1, 2)  # (N, G, H)
+    asked, averaged = (cells.detach() if w in wrong else cells for w in ("dA scores", "dA weights"))
+    query = prev_h.detach() if "query" in wrong else prev_h
     scales = {"no scale": 1, "scale H": H, "scale G": G**0.5, "scale up": H**-0.5}
     raw = (asked @ query.unsqueeze(2)).squeeze(2)  # (N, G)
-    scores = raw / scales.get(wrong, H**0.5)
-    if wrong == "scale forgotten":
+    scores = raw / pick(wrong, scales, H**0.5)
+    if "scale forgotten" in wrong:
         scores = via(scores, raw)
-    weights = torch.softmax(scores, 0 if wrong == "softmax axis" else 1)
-    if wrong == "softmax' half":
+    weights = torch.softmax(scores, 0 if "softmax axis" in wrong else 1)
+    if "softmax' half" in wrong:
         weights = slope(weights, scores, weights)
-    used = torch.full_like(weights, 1 / G) if wrong == "uniform" else weights
+    used = torch.full_like(weights, 1 / G) if "uniform" in wrong else weights
     return (used.unsqueeze(1) @ averaged).squeeze(1), weights.view(N, grid_h, grid_w)
 
 
-def sequence(kind, x, start, Wx, Wh, b, Wattn=None, wrong=None):
+def sequence(kind, x, start, Wx, Wh, b, Wattn=None, wrong=()):
     """h (N, T, H); start is h0, or A for "attention"."""
     if kind == "attention":
-        mean = (start.detach() if wrong == "dA start" else start).mean((2, 3))
-        h0, c0 = (0 * mean if wrong == w else mean for w in ("h0 zero", "c0 zero"))
+        mean = (start.detach() if "dA start" in wrong else start).mean((2, 3))
+        h0, c0 = (0 * mean if w in wrong else mean for w in ("h0 zero", "c0 zero"))
     else:
-        h0, c0 = start, start if wrong == "c0 is h0" else torch.zeros_like(start)
+        h0, c0 = start, start if "c0 is h0" in wrong else torch.zeros_like(start)
     h, c, out = h0, c0, []
     times = range(x.shape[1])
-    for t in reversed(times) if wrong == "reversed" else times:
-        W = [w.detach() if wrong == "dW overwritten" and t else w for w in (Wx, Wh, b, Wattn) if w is not None]
-        if wrong == "h not carried":
+    for t in reversed(times) if "reversed" in wrong else times:
+        W = [w.detach() if "dW overwritten" in wrong and t else w for w in (Wx, Wh, b, Wattn) if w is not None]
+        if "h not carried" in wrong:
             h = h0
-        if wrong == "c not carried":
+        if "c not carried" in wrong:
             c = c0
-        if wrong == "dh not carried" and t:
+        if "dh not carried" in wrong and t:
             h = h.detach()
-        if wrong == "dc not carried" and t:
+        if "dc not carried" in wrong and t:
             c = c.detach()
         if kind == "rnn":
             h = rnn_step(x[:, t], h, *W, wrong=wrong)
         elif kind == "lstm":
             h, c = lstm_step(x[:, t], h, c, *W, wrong=wrong)
         else:
-            attn, _ = attend(h0 if wrong == "attend once" else h, start, wrong)
+            attn, _ = attend(h0 if "attend once" in wrong else h, start, wrong)
             h, c = lstm_step(x[:, t], h, c, *W[:3], attn, W[3], wrong=wrong)
         out.append(h)
-    if wrong == "first skipped":
+    if "first skipped" in wrong:
         out = [h0, *out[:-1]]
-    if wrong == "last skipped":
+    if "last skipped" in wrong:
         out = [*out[:-1], torch.zeros_like(h0)]
-    if wrong == "reversed":
+    if "reversed" in wrong:
         out.reverse()
     return torch.stack(out, 1)
 
 
-def softmax_loss(x, y, ignore_index=None, wrong=None):
-    if wrong == "always ignored":
+def softmax_loss(x, y, ignore_index=None, wrong=()):
+    if "always ignored" in wrong:
         ignore_index = 0
-    if wrong == "null counted":
+    if "null counted" in wrong:
         ignore_index = None
-    log_probs = torch.log_softmax(x, 1 if wrong == "loss axis" else 2)
-    values = log_probs.exp() if wrong == "probability" else log_probs
+    log_probs = torch.log_softmax(x, 1 if "loss axis" in wrong else 2)
+    values = log_probs.exp() if "probability" in wrong else log_probs
     counted = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
     loss = -(values.gather(2, y.unsqueeze(2)).squeeze(2) * counted).sum()
     divisors = {"mean over words": counted.sum(), "mean over all": y.numel(), "sum": 1, "negative": -len(y)}
-    return loss / divisors.get(wrong, len(y))
+    return loss / pick(wrong, divisors, len(y))
 
 
-def forward(name, arguments, wrong=None):
+def forward(name, arguments, wrong=()):
     """The results of a ``*_forward``, of the attention or the loss, as a tuple without the cache."""
     values = tuple(arguments.values())
     if name == "temporal_softmax_loss":
@@ -279,18 +284,19 @@ def forward(name, arguments, wrong=None):
     return (sequence(kind, *values, wrong=wrong),)
 
 
-def backward(name, arguments, upstream, wrong=None):
+def backward(name, arguments, upstream, wrong=()):
     """The gradients of the forward called ``name``, given those of its results, in the order of its arguments."""
-    if wrong in ("first skipped", "last skipped") and "step" not in name and "x" in arguments:
+    skipped = "first skipped" in wrong or "last skipped" in wrong
+    if skipped and "step" not in name and "x" in arguments:
         return _with_a_step_skipped(name, arguments, upstream, wrong)
-    if wrong == "dnext_c ignored" and len(upstream) > 1:
+    if "dnext_c ignored" in wrong and len(upstream) > 1:
         upstream = (upstream[0], torch.zeros_like(upstream[1]))
     inputs = {key: value.detach().requires_grad_() for key, value in arguments.items()}
-    outputs = forward(name, inputs, wrong)[: len(upstream)]
-    found = torch.autograd.grad(outputs, list(inputs.values()), upstream, allow_unused=True)
-    gradients = {key: torch.zeros_like(inputs[key]) if g is None else g for key, g in zip(inputs, found)}
+    nothing = 0 * sum(value.sum() for value in inputs.values())  # whatever the mistakes cut off, the gradient is zero
+    outputs = [result + nothing for result in forward(name, inputs, wrong)[: len(upstream)]]
+    gradients = dict(zip(inputs, torch.autograd.grad(outputs, list(inputs.values()), upstream)))
     for key in gradients:
-        averaged = (wrong == "db mean" and key == "b") or (wrong == "dW mean" and key.startswith("W"))
+        averaged = ("db mean" in wrong and key == "b") or ("dW mean" in wrong and key.startswith("W"))
         if averaged:
             gradients[key] = gradients[key] / len(upstream[0])
     return tuple(gradients.values())
@@ -299,13 +305,14 @@ def backward(name, arguments, upstream, wrong=None):
 def _with_a_step_skipped(name, arguments, upstream, wrong):
     """A loop over time that leaves out the first or the last step: its dx stays zero."""
     (dh,), x = upstream, arguments["x"]
-    kept = slice(1, None) if wrong == "first skipped" else slice(None, -1)
+    others = [name for name in wrong if "skipped" not in name]
+    kept = slice(1, None) if "first skipped" in wrong else slice(None, -1)
     start = dict(arguments)
-    if wrong == "first skipped" and "h0" in arguments and not name.startswith("lstm"):
-        start["h0"] = forward(name, arguments)[0][:, 0]
-    elif wrong == "first skipped":
-        return backward(name, arguments, upstream)  # what the cell state then is depends on the learner's cache
-    found = backward(name, start | {"x": x[:, kept]}, (dh[:, kept],))
+    if "first skipped" in wrong and "h0" in arguments and not name.startswith("lstm"):
+        start["h0"] = forward(name, arguments, others)[0][:, 0]
+    elif "first skipped" in wrong:
+        return backward(name, arguments, upstream, others)  # what the cell state then is depends on the learner's cache
+    found = backward(name, start | {"x": x[:, kept]}, (dh[:, kept],), others)
     dx = torch.zeros_like(x)
     dx[:, kept] = found[0]
     return (dx, *found[1:])

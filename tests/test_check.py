@@ -33,14 +33,16 @@ def test_our_own_cells_are_right(tmp_path):
     assert set(report_on(ours, tmp_path).values()) == {("right", "")}
 
 
-def within(function, old, new):
-    """The right solution with one function changed."""
+def within(function, *changes):
+    """The right solution with one function changed; each change is (old, new)."""
     start = RIGHT.index(f"def {function}(")
     end = RIGHT.find("\ndef ", start + 1)
     end = len(RIGHT) if end < 0 else end
     body = RIGHT[start:end]
-    assert old in body, f"{old} is not in {function}"
-    return RIGHT[:start] + body.replace(old, new) + RIGHT[end:]
+    for old, new in changes:
+        assert old in body, f"{old} is not in {function}"
+        body = body.replace(old, new)
+    return RIGHT[:start] + body + RIGHT[end:]
 
 
 # function, old, new, what the diagnosis must say (None: that it is wrong is enough)
@@ -123,9 +125,34 @@ def test_there_are_enough_planted_mistakes():
 
 @pytest.mark.parametrize("function, old, new, diagnosis", PLANTED, ids=[f"{p[0]}-{k}" for k, p in enumerate(PLANTED)])
 def test_a_planted_mistake_is_found_and_named(function, old, new, diagnosis, tmp_path):
-    outcome, message = report_on(within(function, old, new), tmp_path)[function]
+    outcome, message = report_on(within(function, (old, new)), tmp_path)[function]
     assert outcome == "wrong"
     assert diagnosis is None or diagnosis in message, message
+
+
+PAIRS = [
+    ("rnn_step_forward", [("+ b", ""), ("np.tanh(a)", "a")], ["bias b is forgotten", "tanh is missing"]),
+    ("rnn_step_backward", [("(1 - next_h**2)", "1"), ("da.sum(axis=0)", "da.mean(axis=0)")], ["derivative of tanh is missing", "db is averaged"]),
+    ("lstm_step_forward", [("+ b", ""), ("o * np.tanh(next_c)", "o * next_c")], ["bias b is forgotten", "tanh is missing on the cell state"]),
+    ("lstm_step_forward", [("g = np.tanh(", "g = sigmoid("), ("f * prev_c + i * g", "i * prev_c + f * g")], ["g has a sigmoid", "gates are swapped"]),
+    ("lstm_step_backward", [("dg * (1 - g**2)", "dg"), ("dprev_c = dc * f", "dprev_c = dc")], ["g's tanh is missing", "dprev_c needs the forget gate"]),
+    ("lstm_backward", [("dh[:, t] + dprev_h", "dh[:, t]"), ("+= d", "= d")], ["not carried", "overwritten"]),
+    ("dot_product_attention", [(" / np.sqrt(H)", ""), ("softmax(scores)", "softmax(scores.T).T")], ["not divided by sqrt(H)", "wrong axis"]),
+    ("temporal_softmax_loss", [("losses.sum() / N", "losses.mean()"), ("* (words != ignore_index)", "")], ["it is the mean over", "NULL is counted"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function, changes, diagnoses", PAIRS, ids=[f"{p[0]}-{k}" for k, p in enumerate(PAIRS)])
+def test_two_mistakes_at_once_are_both_named(function, changes, diagnoses, tmp_path):
+    outcome, message = report_on(within(function, *changes), tmp_path)[function]
+    assert outcome == "wrong" and "two mistakes" in message
+    assert all(diagnosis in message for diagnosis in diagnoses), message
+
+
+def test_a_sequence_is_not_blamed_for_its_step(tmp_path):
+    found = report_on(within("lstm_step_forward", ("np.tanh(next_c)", "np.tanh(next_c) + 1e-3")), tmp_path)
+    assert "no known mistake explains it" in found["lstm_step_forward"][1]
+    assert found["lstm_forward"][1].endswith("mend your lstm_step_forward first")
 
 
 def test_a_backward_without_its_forward_says_so(tmp_path):
@@ -138,10 +165,10 @@ def test_a_backward_without_its_forward_says_so(tmp_path):
 
 
 def test_a_right_backward_of_a_wrong_forward_is_right(tmp_path):
-    text = within("rnn_step_forward", "+ b", "+ 2 * b").replace("db = da.sum(axis=0)\n    return dx, dprev_h", "db = 2 * da.sum(axis=0)\n    return dx, dprev_h")  # fmt: skip  # noqa: E501
+    text = within("rnn_step_forward", ("+ b", "+ 2 * b")).replace("db = da.sum(axis=0)\n    return dx, dprev_h", "db = 2 * da.sum(axis=0)\n    return dx, dprev_h")  # fmt: skip  # noqa: E501
     found = report_on(text, tmp_path)
     assert found["rnn_step_forward"][0] == "wrong" and found["rnn_step_backward"] == ("right", "")
-    found = report_on(within("rnn_step_forward", "+ b", "+ 2 * b"), tmp_path)
+    found = report_on(within("rnn_step_forward", ("+ b", "+ 2 * b")), tmp_path)
     assert (
         "db is off" in found["rnn_step_backward"][1]
         and "from the gradient of your own forward" in found["rnn_step_backward"][1]
@@ -159,7 +186,7 @@ def test_a_right_backward_of_a_wrong_forward_is_right(tmp_path):
     ],
 )
 def test_other_mistakes_are_described(old, new, message, tmp_path):
-    outcome, found = report_on(within("rnn_step_forward", old, new), tmp_path)["rnn_step_forward"]
+    outcome, found = report_on(within("rnn_step_forward", (old, new)), tmp_path)["rnn_step_forward"]
     assert outcome == "wrong" and message in found
 
 
@@ -179,7 +206,7 @@ def test_the_command_line_and_its_time_limit(tmp_path):
         and "not written yet" in empty.stdout
         and "none of the functions filled in" in empty.stderr
     )
-    mine.write_text(within("rnn_backward", "for t in", "while True:\n        pass\n    for t in"))
+    mine.write_text(within("rnn_backward", ("for t in", "while True:\n        pass\n    for t in")))
     endless = run(mine, "--timeout", "8")
     assert (
         endless.returncode == 1
