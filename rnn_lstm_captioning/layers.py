@@ -25,7 +25,25 @@ class WordEmbedding(nn.Module):
 
     def forward(self, words):
         """words (N, T) or (N,), int64 in [0, V) -> word vectors (N, T, D) or (N, D)."""
-        return nn.functional.embedding(words, self.W_embed)
+        return _EmbeddingFunction.apply(words, self.W_embed)
+
+
+class _EmbeddingFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, words, W_embed):
+        ctx.save_for_backward(words)
+        ctx.vocab_size = len(W_embed)
+        # x = the row of W_embed that belongs to the word                                 (EMB-1)
+        return torch.embedding(W_embed, words)  # (..., D)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dx):
+        (words,) = ctx.saved_tensors
+        # dW_embed[word] = sum of dx over all places where the word stands                (EMB-2)
+        # (added up in a fixed order, which index_put_ does not promise)
+        dW_embed = torch.ops.aten.embedding_dense_backward(dx, words, ctx.vocab_size, -1, False)  # (V, D)
+        return None, dW_embed
 
 
 class Affine(nn.Module):
@@ -103,12 +121,42 @@ def temporal_softmax_loss(x, y, ignore_index=None):
         raise ValueError(f"y has shape {tuple(y.shape)}, wanted (N, T) = {tuple(x.shape[:2])}")
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()
-    scored = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
-    # -log p(y) = log sum over v of exp(x_v) - x_y                                       (LOSS-1)
-    word_scores = x.gather(2, y.where(scored, 0).unsqueeze(2)).squeeze(2)  # (N, T)
-    word_losses = torch.logsumexp(x, dim=2) - word_scores  # (N, T)
+    words = y.flatten()
+    scored = torch.ones_like(words, dtype=torch.bool) if ignore_index is None else words != ignore_index
     # loss = 1/N sum over n and t of -log p(y_nt), without the ignored positions         (LOSS-2)
-    return word_losses.where(scored, 0).sum() / len(x)
+    return _SummedLoss.apply(x.flatten(0, 1), words.where(scored, 0), scored) / len(x)
+
+
+def word_losses(x, y):
+    """-log p(y) of words y (M,) with scores x (M, V): (M,), and log p(v) of all words (M, V) for the way back."""
+    # -log p(y) = log sum over v of exp(x_v) - x_y                                       (LOSS-1)
+    log_probs = torch.log_softmax(x, dim=1)  # (M, V)
+    return -log_probs.gather(1, y.unsqueeze(1)).squeeze(1), log_probs
+
+
+def word_losses_backward(log_probs, y, out=None):
+    """The gradient (M, V) of the sum of the :func:`word_losses` in the scores; out may be log_probs."""
+    # dx_v = p(v) - [v = y]                                                              (LOSS-3)
+    dx = torch.exp(log_probs, out=out)
+    dx[torch.arange(len(y), device=y.device), y] -= 1
+    return dx
+
+
+class _SummedLoss(torch.autograd.Function):
+    """The summed loss of words y (M,) with scores x (M, V), where they are scored (M,)."""
+
+    @staticmethod
+    def forward(ctx, x, y, scored):
+        losses, log_probs = word_losses(x, y)
+        ctx.save_for_backward(log_probs, y, scored)
+        return losses.where(scored, 0).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dloss):
+        log_probs, y, scored = ctx.saved_tensors
+        dx = word_losses_backward(log_probs, y) * dloss
+        return dx.where(scored.unsqueeze(1), 0), None, None  # (M, V)
 
 
 def projected_softmax_loss(h, y, W, b, ignore_index=None):
@@ -139,12 +187,11 @@ class _ProjectedLoss(torch.autograd.Function):
         for start in range(0, len(h), step):
             rows = slice(start, start + step)
             scores = addmm(b_used, h[rows], W_used)  # (rows, V)
-            with torch.set_grad_enabled(with_gradients):
-                scores.requires_grad_(with_gradients)
-                loss = temporal_softmax_loss(scores[None], y[rows][None])
-            total += loss.detach()
+            x = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
+            losses, log_probs = word_losses(x, y[rows])
+            total += losses.sum()
             if with_gradients:
-                (dscores,) = torch.autograd.grad(loss, scores)
+                dscores = word_losses_backward(log_probs, y[rows], out=log_probs).to(scores.dtype)  # (rows, V)
                 dh[rows] = matmul(dscores, W_used.T)
                 dW += matmul(h[rows].T, dscores)
                 db += dscores.sum(0)

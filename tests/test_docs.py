@@ -26,7 +26,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "benchmarks/README.md",
 ]
-TAG = r"\((?:RNN|LSTM|ATT|AFF|LOSS)-\d+\)"
+TAG = r"\((?:RNN|LSTM|ATT|EMB|AFF|LOSS)-\d+\)"
 
 
 def test_every_tag_stands_once_in_the_code_and_once_in_the_pages():
