@@ -33,14 +33,14 @@ class _EmbeddingFunction(torch.autograd.Function):
     def forward(ctx, words, W_embed):
         ctx.save_for_backward(words)
         ctx.vocab_size = len(W_embed)
-        # x = the row of W_embed that belongs to the word                                 (EMB-1)
+        # x = the row of W_embed that belongs to the word                                (EMB-1)
         return torch.embedding(W_embed, words)  # (..., D)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dx):
         (words,) = ctx.saved_tensors
-        # dW_embed[word] = sum of dx over all places where the word stands                (EMB-2)
+        # dW_embed[word] = sum of dx over all places where the word stands               (EMB-2)
         # (added up in a fixed order, which index_put_ does not promise)
         dW_embed = torch.ops.aten.embedding_dense_backward(dx, words, ctx.vocab_size, -1, False)  # (V, D)
         return None, dW_embed
@@ -67,16 +67,16 @@ class _AffineFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, W, b):
         ctx.save_for_backward(x, W)
-        # y = x W + b                                                                     (AFF-1)
+        # y = x W + b                                                                    (AFF-1)
         return addmm(b, x, W)  # (rows, out)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
         x, W = ctx.saved_tensors
-        # dx = dy W^T, only where the features are trained too                            (AFF-2)
+        # dx = dy W^T, only where the features are trained too                           (AFF-2)
         dx = matmul(dy, W.T) if ctx.needs_input_grad[0] else None  # (rows, in)
-        # dW = x^T dy     db = sum over the rows of dy                                    (AFF-3)
+        # dW = x^T dy     db = sum over the rows of dy                                   (AFF-3)
         return dx, matmul(x.T, dy), dy.sum(0)
 
 
@@ -123,20 +123,20 @@ def temporal_softmax_loss(x, y, ignore_index=None):
         x = x.float()
     words = y.flatten()
     scored = torch.ones_like(words, dtype=torch.bool) if ignore_index is None else words != ignore_index
-    # loss = 1/N sum over n and t of -log p(y_nt), without the ignored positions         (LOSS-2)
+    # loss = 1/N sum over n and t of -log p(y_nt), without the ignored positions        (LOSS-2)
     return _SummedLoss.apply(x.flatten(0, 1), words.where(scored, 0), scored) / len(x)
 
 
 def word_losses(x, y):
     """-log p(y) of words y (M,) with scores x (M, V): (M,), and log p(v) of all words (M, V) for the way back."""
-    # -log p(y) = log sum over v of exp(x_v) - x_y                                       (LOSS-1)
+    # -log p(y) = log sum over v of exp(x_v) - x_y                                      (LOSS-1)
     log_probs = torch.log_softmax(x, dim=1)  # (M, V)
     return -log_probs.gather(1, y.unsqueeze(1)).squeeze(1), log_probs
 
 
 def word_losses_backward(log_probs, y, out=None):
     """The gradient (M, V) of the sum of the :func:`word_losses` in the scores; out may be log_probs."""
-    # dx_v = p(v) - [v = y]                                                              (LOSS-3)
+    # dx_v = p(v) - [v = y]                                                             (LOSS-3)
     dx = torch.exp(log_probs, out=out)
     dx[torch.arange(len(y), device=y.device), y] -= 1
     return dx

@@ -5,7 +5,7 @@ read alone.
 Shapes: N batch, T time steps, D word-vector size, H hidden size, G = grid_h * grid_w grid cells.
 Weights are (in, out); gate order i, f, o, g. At every step the hidden state asks the G cells of the
 image "who resembles me?"; the weighted mean of the cells is a third input of the gates. Inside a
-sequence the image is kept as (N, G, H), one row per grid cell, and the time axis comes first.
+sequence the image is kept as (N, G, H), one row A_k per grid cell, and the time axis comes first.
 
 Sources: attention: Vaswani et al., "Attention Is All You Need" (2017), equation 1, with one query;
 over image features: Xu et al., "Show, Attend and Tell" (2015), whose scores come from an MLP.
@@ -47,8 +47,8 @@ def dot_product_attention_backward(dattn, prev_h, A, attn_weights):
         prev_h=(prev_h, "N H"), A=(A, GRID), dattn=(dattn, "N H"), attn_weights=(attn_weights, "N grid_h grid_w")
     )
     weights = attn_weights.flatten(1)
-    dprev_h, dscores = _attend_backward(dattn, weights, _as_rows(A))
-    dcells = _cell_gradients(weights[None], dattn[None], dscores[None], prev_h[None])
+    dprev_h, du = _attend_backward(dattn, weights, _as_rows(A))
+    dcells = _cell_gradients(weights[None], dattn[None], du[None], prev_h[None])
     return dprev_h, dcells.transpose(1, 2).reshape(A.shape)
 
 
@@ -84,11 +84,11 @@ def attention_step_backward(dnext_h, dnext_c, cache):
     """
     x, prev_h, attn, gates, Wx, Wh, Wattn = cache
     check_tensors(prev_h=(prev_h, "N H"), dnext_h=(dnext_h, "N H"), dnext_c=(dnext_c, "N H"))
-    s, W = torch.cat([prev_h, attn], dim=1), torch.cat([Wh, Wattn])  # (N, 2H), (2H, 4H)
+    hattn, W = torch.cat([prev_h, attn], dim=1), torch.cat([Wh, Wattn])  # (N, 2H), (2H, 4H)
     da = x.new_empty(len(x), Wx.shape[1])
-    ds, dprev_c = _retreat(dnext_h, dnext_c, gates, W, out=da)
-    dx, dWx, dW, db = _input_and_weight_gradients(da, x, s, Wx)
-    (dprev_h, dattn), (dWh, dWattn) = ds.chunk(2, dim=1), dW.chunk(2)
+    dhattn, dprev_c = _retreat(dnext_h, dnext_c, gates, W, out=da)
+    dx, dWx, dW, db = _input_and_weight_gradients(da, x, hattn, Wx)
+    (dprev_h, dattn), (dWh, dWattn) = dhattn.chunk(2, dim=1), dW.chunk(2)
     return dx, dprev_h, dprev_c, dattn, dWx, dWh, dWattn, db
 
 
@@ -106,16 +106,16 @@ def attention_forward(x, A, Wx, Wh, Wattn, b):
     cells, W = _as_rows(A), torch.cat([Wh, Wattn])  # (N, G, H), (2H, 4H)
     x = x.transpose(0, 1)  # (T, N, D)
     p = _project(x.flatten(0, 1), Wx, b).unflatten(0, x.shape[:2])  # (T, N, 4H), every step at once
-    # h_0 = c_0 = mean of the cells                                                       (ATT-1)
+    # h_0 = c_0 = mean over k of A_k                                                     (ATT-1)
     h = c = cells.mean(dim=1)  # (N, H)
-    states, attentions, steps, hs = [], [], [], []
+    inputs, attentions, steps, hs = [], [], [], []
     for p_t in p.unbind():
         attn, weights = _attend(h, cells)
-        s = torch.cat([h, attn], dim=1)  # (N, 2H): [h_{t-1}, attn_t] meets [Wh; Wattn] in one matmul
-        h, c, gates = _advance(p_t, s, c, W)
-        states.append(s), attentions.append(weights), steps.append(gates), hs.append(h)
+        hattn = torch.cat([h, attn], dim=1)  # (N, 2H): [h_{t-1}, attn_t] meets [Wh; Wattn] in one matmul
+        h, c, gates = _advance(p_t, hattn, c, W)
+        inputs.append(hattn), attentions.append(weights), steps.append(gates), hs.append(h)
     h = torch.stack(hs)  # (T, N, H)
-    return h.transpose(0, 1), (x, A.shape, cells, states, attentions, steps, Wx, W)
+    return h.transpose(0, 1), (x, A.shape, cells, inputs, attentions, steps, Wx, W)
 
 
 @torch.no_grad()
@@ -127,24 +127,25 @@ def attention_backward(dh, cache):
         db (4H,).
     Raises: TypeError or ValueError if dh does not fit.
     """
-    x, A_shape, cells, states, attentions, steps, Wx, W = cache
+    x, A_shape, cells, inputs, attentions, steps, Wx, W = cache
     (T, N, D), (_, G, H) = x.shape, cells.shape
     check_tensors(x=(x, "T N D"), A=(cells, "N G H"), dh=(dh, "N T H"))
     dh = dh.transpose(0, 1)
     da = dh.new_empty(T, N, 4 * H)  # filled from the last step to the first, as the next two are
-    dattn, dscores = dh.new_empty(T, N, H), dh.new_empty(T, N, G)
+    dattn, du = dh.new_empty(T, N, H), dh.new_empty(T, N, G)
     dprev_h = dprev_c = dh.new_zeros(N, H)
     for t in reversed(range(T)):
-        # h_t is used by the loss at time t and by step t + 1, so the two gradients add up
-        ds, dprev_c = _retreat(dh[t] + dprev_h, dprev_c, steps[t], W, out=da[t])
-        dattn[t] = ds[:, H:]
-        dquery, dscores[t] = _attend_backward(dattn[t], attentions[t], cells)
-        dprev_h = ds[:, :H] + dquery  # h_{t-1} is an input of the gates and the attention's query
-    s = torch.stack(states)  # (T, N, 2H)
-    dcells = _cell_gradients(torch.stack(attentions), dattn, dscores, s[:, :, :H])
-    # dcell_g = dcell_g + (dh_0 + dc_0) / G, through the mean over the grid             (ATT-22)
+        # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1       (ATT-27)
+        dhattn, dprev_c = _retreat(dh[t] + dprev_h, dprev_c, steps[t], W, out=da[t])
+        dattn[t] = dhattn[:, H:]
+        dquery, du[t] = _attend_backward(dattn[t], attentions[t], cells)
+        # dh_{t-1}^next = da_t Wh^T + dq: h_{t-1} met the gates, and was the query      (ATT-28)
+        dprev_h = dhattn[:, :H] + dquery  # (N, H)
+    hattn = torch.stack(inputs)  # (T, N, 2H)
+    dcells = _cell_gradients(torch.stack(attentions), dattn, du, hattn[:, :, :H])
+    # ... and (dh_0 + dc_0) / G, through the mean over the grid                         (ATT-22)
     dcells += ((dprev_h + dprev_c) / G).unsqueeze(1)  # (N, G, H)
-    rows = da.flatten(0, 1), x.flatten(0, 1), s.flatten(0, 1)  # T * N rows each
+    rows = da.flatten(0, 1), x.flatten(0, 1), hattn.flatten(0, 1)  # T * N rows each
     dx, dWx, dW, db = _input_and_weight_gradients(*rows, Wx)
     dWh, dWattn = dW.chunk(2)
     dA = dcells.transpose(1, 2).reshape(A_shape)
@@ -160,50 +161,50 @@ def _as_rows(A):
 
 def _attend(prev_h, cells):
     H = prev_h.shape[1]
-    # score_g = h_{t-1} . cell_g / sqrt(H)                                                (ATT-2)
-    scores = (prev_h.unsqueeze(1) @ cells.transpose(1, 2)).squeeze(1) / H**0.5  # (N, 1, H) @ (N, H, G) -> (N, G)
-    # w = softmax(score) over the grid                                                    (ATT-3)
-    weights = torch.softmax(scores, dim=1)  # (N, G)
-    # attn_t = sum over g of w_g cell_g                                                   (ATT-4)
+    # u_k = h_{t-1} . A_k                                                                (ATT-2)
+    u = (prev_h.unsqueeze(1) @ cells.transpose(1, 2)).squeeze(1)  # (N, 1, H) @ (N, H, G) -> (N, G)
+    # w = softmax(u / sqrt(H)) over the grid                                             (ATT-3)
+    weights = torch.softmax(u / H**0.5, dim=1)  # (N, G)
+    # attn_t = sum over k of w_k A_k                                                     (ATT-4)
     attn = (weights.unsqueeze(1) @ cells).squeeze(1)  # (N, H)
     return attn, weights
 
 
 def _attend_backward(dattn, weights, cells):
     H = dattn.shape[1]
-    # dw_g = dattn_t . cell_g                                                            (ATT-17)
+    # dw_k = dattn_t . A_k                                                              (ATT-17)
     dweights = (dattn.unsqueeze(1) @ cells.transpose(1, 2)).squeeze(1)  # (N, G)
-    # dscore_g = w_g * (dw_g - sum over g' of w_g' dw_g') / sqrt(H)                      (ATT-18)
-    dscores = weights * (dweights - (weights * dweights).sum(1, keepdim=True)) / H**0.5  # (N, G)
-    # dh_{t-1} = sum over g of dscore_g cell_g, beside what the gates send                (ATT-19)
-    dprev_h = (dscores.unsqueeze(1) @ cells).squeeze(1)  # (N, H)
-    return dprev_h, dscores
+    # du_k = w_k * (dw_k - sum over k' of w_k' dw_k') / sqrt(H)                         (ATT-18)
+    du = weights * (dweights - (weights * dweights).sum(1, keepdim=True)) / H**0.5  # (N, G)
+    # dq = sum over k of du_k A_k                                                       (ATT-19)
+    dquery = (du.unsqueeze(1) @ cells).squeeze(1)  # (N, H)
+    return dquery, du
 
 
-def _cell_gradients(weights, dattn, dscores, prev_h):
-    # dcell_g = sum over t of w_g dattn_t, through the weighted mean, ...               (ATT-20)
+def _cell_gradients(weights, dattn, du, prev_h):
+    # dA_k = sum over t of w_k dattn_t, through the weighted mean, ...                  (ATT-20)
     dcells = weights.permute(1, 2, 0) @ dattn.transpose(0, 1)  # (N, G, T) @ (N, T, H) -> (N, G, H)
-    # ... and of dscore_g h_{t-1}, through the scores                                   (ATT-21)
-    return dcells.baddbmm_(dscores.permute(1, 2, 0), prev_h.transpose(0, 1))  # (N, G, H)
+    # ... and of du_k h_{t-1}, through the products, ...                                (ATT-21)
+    return dcells.baddbmm_(du.permute(1, 2, 0), prev_h.transpose(0, 1))  # (N, G, H)
 
 
 def _project(x, Wx, b):
-    # p_t = x_t Wx + b                                                                    (ATT-5)
+    # p_t = x_t Wx + b                                                                   (ATT-5)
     return addmm(b, x, Wx)  # (rows, 4H)
 
 
-def _advance(p, s, prev_c, W):
+def _advance(p, hattn, prev_c, W):
     H = prev_c.shape[1]
-    # a_t = p_t + h_{t-1} Wh + attn_t Wattn                                               (ATT-6)
-    a = addmm(p, s, W)  # (N, 4H)
-    # i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)                                  (ATT-7)
+    # a_t = p_t + h_{t-1} Wh + attn_t Wattn                                              (ATT-6)
+    a = addmm(p, hattn, W)  # (N, 4H)
+    # i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)                                 (ATT-7)
     ifo = torch.sigmoid(a[:, : 3 * H])  # (N, 3H)
     i, f, o = ifo.chunk(3, dim=1)  # (N, H) each
-    # g = tanh(a_g)                                                                       (ATT-8)
+    # g = tanh(a_g)                                                                      (ATT-8)
     g = tanh(a[:, 3 * H :])  # (N, H)
-    # c_t = f * c_{t-1} + i * g                                                           (ATT-9)
+    # c_t = f * c_{t-1} + i * g                                                          (ATT-9)
     next_c = torch.addcmul(f * prev_c, i, g)  # (N, H)
-    # h_t = o * tanh(c_t)                                                                (ATT-10)
+    # h_t = o * tanh(c_t)                                                               (ATT-10)
     tanh_c = tanh(next_c)  # (N, H)
     next_h = o * tanh_c  # (N, H)
     return next_h, next_c, (ifo, g, prev_c, tanh_c)
@@ -214,28 +215,30 @@ def _retreat(dh, dc, gates, W, out):
     i, f, o = ifo.chunk(3, dim=1)
     di, df, do, da_g = out.chunk(4, dim=1)
     H = g.shape[1]
-    # dc_t = dc_t + dh_t * o * (1 - tanh(c_t)^2): c_t is used by h_t and by c_{t+1}       (ATT-11)
+    # dc_t = dc_t^next + dh_t * o * (1 - tanh(c_t)^2)                                   (ATT-11)
     dc = dc + tanh_gradient(dh * o, tanh_c)  # (N, H)
-    # di = dc_t * g     df = dc_t * c_{t-1}     do = dh_t * tanh(c_t)                    (ATT-12)
-    torch.mul(dc, g, out=di), torch.mul(dc, prev_c, out=df), torch.mul(dh, tanh_c, out=do)
-    # da = dgate * gate * (1 - gate) for the three sigmoid gates                         (ATT-13)
+    # di = dc_t * g     df = dc_t * c_{t-1}     do = dh_t * tanh(c_t)                   (ATT-12)
+    torch.mul(dc, g, out=di)  # (N, H), and so are the others
+    torch.mul(dc, prev_c, out=df)
+    torch.mul(dh, tanh_c, out=do)
+    # da = dgate * gate * (1 - gate) for the three sigmoid gates, in place              (ATT-13)
     sigmoid_gradient(out[:, : 3 * H], ifo, out=out[:, : 3 * H])  # (N, 3H)
-    # da_g = dc_t * i * (1 - g^2)                                                        (ATT-14)
+    # da_g = dc_t * i * (1 - g^2)                                                       (ATT-14)
     tanh_gradient(dc * i, g, out=da_g)  # (N, H)
-    # dh_{t-1} = da_t Wh^T     dattn_t = da_t Wattn^T                                    (ATT-15)
-    ds = matmul(out, W.T)  # (N, 2H)
-    # dc_{t-1} = dc_t * f                                                                (ATT-16)
-    return ds, dc * f
+    # dh_{t-1} of the gates = da_t Wh^T     dattn_t = da_t Wattn^T                      (ATT-15)
+    dhattn = matmul(out, W.T)  # (N, 2H)
+    # dc_{t-1}^next = dc_t * f                                                          (ATT-16)
+    return dhattn, dc * f
 
 
-def _input_and_weight_gradients(da, x, s, Wx):
-    # dx_t = da_t Wx^T                                                                   (ATT-23)
+def _input_and_weight_gradients(da, x, hattn, Wx):
+    # dx_t = da_t Wx^T                                                                  (ATT-23)
     dx = matmul(da, Wx.T)  # (rows, D)
-    # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul          (ATT-24)
+    # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul         (ATT-24)
     dWx = matmul(x.T, da)  # (D, 4H)
-    # dWh = sum over t of h_{t-1}^T da_t     dWattn = sum over t of attn_t^T da_t         (ATT-25)
-    dW = matmul(s.T, da)  # (2H, 4H)
-    # db = sum over t and the batch of da_t                                              (ATT-26)
+    # dWh = sum over t of h_{t-1}^T da_t     dWattn = sum over t of attn_t^T da_t       (ATT-25)
+    dW = matmul(hattn.T, da)  # (2H, 4H)
+    # db = sum over t and the batch of da_t                                             (ATT-26)
     db = da.sum(0)  # (4H,)
     return dx, dWx, dW, db
 

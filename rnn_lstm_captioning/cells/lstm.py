@@ -87,7 +87,7 @@ def lstm_backward(dh, cache):
     da = dh.new_empty(T, N, Wx.shape[1])  # (T, N, 4H), filled from the last step to the first
     dprev_h = dprev_c = torch.zeros_like(states[0])
     for t in reversed(range(T)):
-        # h_t is used twice: by the loss at time t and by step t + 1, so the two gradients add up
+        # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1      (LSTM-17)
         dprev_h, dprev_c = _retreat(dh[t] + dprev_h, dprev_c, steps[t], Wh, out=da[t])
     rows = da.flatten(0, 1), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
     dx, dWx, dWh, db = _input_and_weight_gradients(*rows, Wx)
@@ -98,22 +98,22 @@ def lstm_backward(dh, cache):
 
 
 def _project(x, Wx, b):
-    # p_t = x_t Wx + b                                                                   (LSTM-1)
+    # p_t = x_t Wx + b                                                                  (LSTM-1)
     return addmm(b, x, Wx)  # (rows, 4H)
 
 
 def _advance(p, prev_h, prev_c, Wh):
     H = prev_h.shape[1]
-    # a_t = p_t + h_{t-1} Wh                                                             (LSTM-2)
+    # a_t = p_t + h_{t-1} Wh                                                            (LSTM-2)
     a = addmm(p, prev_h, Wh)  # (N, 4H)
-    # i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)                                 (LSTM-3)
+    # i, f, o = sigmoid(a_i), sigmoid(a_f), sigmoid(a_o)                                (LSTM-3)
     ifo = torch.sigmoid(a[:, : 3 * H])  # (N, 3H)
     i, f, o = ifo.chunk(3, dim=1)  # (N, H) each
-    # g = tanh(a_g)                                                                      (LSTM-4)
+    # g = tanh(a_g)                                                                     (LSTM-4)
     g = tanh(a[:, 3 * H :])  # (N, H)
-    # c_t = f * c_{t-1} + i * g                                                          (LSTM-5)
+    # c_t = f * c_{t-1} + i * g                                                         (LSTM-5)
     next_c = torch.addcmul(f * prev_c, i, g)  # (N, H)
-    # h_t = o * tanh(c_t)                                                                (LSTM-6)
+    # h_t = o * tanh(c_t)                                                               (LSTM-6)
     tanh_c = tanh(next_c)  # (N, H)
     next_h = o * tanh_c  # (N, H)
     return next_h, next_c, (ifo, g, prev_c, tanh_c)
@@ -124,28 +124,30 @@ def _retreat(dh, dc, gates, Wh, out):
     i, f, o = ifo.chunk(3, dim=1)
     di, df, do, da_g = out.chunk(4, dim=1)
     H = g.shape[1]
-    # dc_t = dc_t + dh_t * o * (1 - tanh(c_t)^2): c_t is used by h_t and by c_{t+1}        (LSTM-7)
+    # dc_t = dc_t^next + dh_t * o * (1 - tanh(c_t)^2)                                   (LSTM-7)
     dc = dc + tanh_gradient(dh * o, tanh_c)  # (N, H)
-    # di = dc_t * g     df = dc_t * c_{t-1}     do = dh_t * tanh(c_t)                    (LSTM-8)
-    torch.mul(dc, g, out=di), torch.mul(dc, prev_c, out=df), torch.mul(dh, tanh_c, out=do)
-    # da = dgate * gate * (1 - gate) for the three sigmoid gates                         (LSTM-9)
+    # di = dc_t * g     df = dc_t * c_{t-1}     do = dh_t * tanh(c_t)                   (LSTM-8)
+    torch.mul(dc, g, out=di)  # (N, H), and so are the others
+    torch.mul(dc, prev_c, out=df)
+    torch.mul(dh, tanh_c, out=do)
+    # da = dgate * gate * (1 - gate) for the three sigmoid gates, in place              (LSTM-9)
     sigmoid_gradient(out[:, : 3 * H], ifo, out=out[:, : 3 * H])  # (N, 3H)
-    # da_g = dc_t * i * (1 - g^2)                                                       (LSTM-10)
+    # da_g = dc_t * i * (1 - g^2)                                                      (LSTM-10)
     tanh_gradient(dc * i, g, out=da_g)  # (N, H)
-    # dh_{t-1} = da_t Wh^T                                                              (LSTM-11)
+    # dh_{t-1}^next = da_t Wh^T                                                        (LSTM-11)
     dprev_h = matmul(out, Wh.T)  # (N, H)
-    # dc_{t-1} = dc_t * f                                                               (LSTM-12)
+    # dc_{t-1}^next = dc_t * f                                                         (LSTM-12)
     return dprev_h, dc * f
 
 
 def _input_and_weight_gradients(da, x, prev_h, Wx):
-    # dx_t = da_t Wx^T                                                                  (LSTM-13)
+    # dx_t = da_t Wx^T                                                                 (LSTM-13)
     dx = matmul(da, Wx.T)  # (rows, D)
-    # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul         (LSTM-14)
+    # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul        (LSTM-14)
     dWx = matmul(x.T, da)  # (D, 4H)
-    # dWh = sum over t of h_{t-1}^T da_t                                                (LSTM-15)
+    # dWh = sum over t of h_{t-1}^T da_t                                               (LSTM-15)
     dWh = matmul(prev_h.T, da)  # (H, 4H)
-    # db = sum over t and the batch of da_t                                             (LSTM-16)
+    # db = sum over t and the batch of da_t                                            (LSTM-16)
     db = da.sum(0)  # (4H,)
     return dx, dWx, dWh, db
 

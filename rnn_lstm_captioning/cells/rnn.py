@@ -79,7 +79,7 @@ def rnn_backward(dh, cache):
     da = dh.new_empty(dh.shape)  # (T, N, H), filled from the last step to the first
     dprev_h = torch.zeros_like(states[0])
     for t in reversed(range(T)):
-        # h_t is used twice: by the loss at time t and by step t + 1, so the two gradients add up
+        # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1       (RNN-10)
         dprev_h = _retreat(dh[t] + dprev_h, states[t + 1], Wh, out=da[t])
     rows = da.flatten(0, 1), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
     dx, dWx, dWh, db = _input_and_weight_gradients(*rows, Wx)
@@ -90,32 +90,32 @@ def rnn_backward(dh, cache):
 
 
 def _project(x, Wx, b):
-    # p_t = x_t Wx + b                                                                    (RNN-1)
+    # p_t = x_t Wx + b                                                                   (RNN-1)
     return addmm(b, x, Wx)  # (rows, H)
 
 
 def _advance(p, prev_h, Wh):
-    # a_t = p_t + h_{t-1} Wh                                                              (RNN-2)
+    # a_t = p_t + h_{t-1} Wh                                                             (RNN-2)
     a = addmm(p, prev_h, Wh)  # (N, H)
-    # h_t = tanh(a_t)                                                                     (RNN-3)
+    # h_t = tanh(a_t)                                                                    (RNN-3)
     return tanh(a)  # (N, H)
 
 
 def _retreat(dnext_h, next_h, Wh, out):
-    # da_t = dh_t * (1 - h_t^2)                                                           (RNN-4)
+    # da_t = dh_t * (1 - h_t^2)                                                          (RNN-4)
     da = tanh_gradient(dnext_h, next_h, out=out)  # (N, H)
-    # dh_{t-1} = da_t Wh^T                                                                (RNN-5)
+    # dh_{t-1}^next = da_t Wh^T                                                          (RNN-5)
     return matmul(da, Wh.T)  # (N, H)
 
 
 def _input_and_weight_gradients(da, x, prev_h, Wx):
-    # dx_t = da_t Wx^T                                                                    (RNN-6)
+    # dx_t = da_t Wx^T                                                                   (RNN-6)
     dx = matmul(da, Wx.T)  # (rows, D)
-    # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul           (RNN-7)
+    # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul          (RNN-7)
     dWx = matmul(x.T, da)  # (D, H)
-    # dWh = sum over t of h_{t-1}^T da_t                                                  (RNN-8)
+    # dWh = sum over t of h_{t-1}^T da_t                                                 (RNN-8)
     dWh = matmul(prev_h.T, da)  # (H, H)
-    # db = sum over t and the batch of da_t                                               (RNN-9)
+    # db = sum over t and the batch of da_t                                              (RNN-9)
     db = da.sum(0)  # (H,)
     return dx, dWx, dWh, db
 
