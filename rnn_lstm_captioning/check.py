@@ -6,6 +6,7 @@ code runs in a process of its own, with a time limit.
 """
 
 import copy
+import importlib.machinery
 import importlib.util
 import inspect
 import json
@@ -48,11 +49,20 @@ class Mistake(Exception):
     """What is wrong with a learner's function, in a sentence."""
 
 
+class Unusable(Mistake):
+    """A mistake with which nothing can be made of a function's results."""
+
+
 def get_args_parser():
     parser = ArgumentParser(prog="python -m rnn_lstm_captioning.check", description=__doc__.split("\n")[0])
     parser.add_argument("file", type=Path, metavar="FILE", help="a Python file with any of the functions")
     parser.add_argument("--new", action="store_true", help="write FILE, with the functions to fill in")
-    parser.add_argument("--timeout", type=positive(float), default=60, metavar="S", help="seconds (%(default)s)")
+    parser.add_argument(
+        "--need", nargs="+", choices=ORDER, default=[], metavar="NAME", help="exit code 1 without these"
+    )
+    parser.add_argument(
+        "--timeout", type=positive(float), default=60, metavar="S", help="seconds until a loop has no end (%(default)s)"
+    )
     return parser
 
 
@@ -61,56 +71,69 @@ def main(arguments=None):
     args = get_args_parser().parse_args(arguments)
     if args.new:
         return write_starter(args.file)
+    if args.file.is_dir():
+        raise InputError(f"{args.file} is a folder; name a Python file")
     if not args.file.is_file():
         raise InputError(f"{args.file}: there is no such file; --new {args.file} writes one to start from")
-    counts = {"right": 0, "wrong": 0, "unchecked": 0, "todo": 0}
+    counts, missing = {"right": 0, "wrong": 0, "unchecked": 0, "todo": 0}, set(args.need)
     for name, outcome, message in check_in_own_process(args.file.resolve(), args.timeout):
         if name is None:
             raise InputError(f"{args.file} {message}")
         counts[outcome] += 1
+        missing -= {name} if outcome != "todo" else set()
         mark = {"right": "right", "wrong": "WRONG", "unchecked": "not checked", "todo": "not written yet"}[outcome]
         print(f"{name:<26} {mark}{': ' if message else ''}{message}")
     if counts["right"] + counts["wrong"] + counts["unchecked"] == 0:
         raise InputError(f"{args.file} has none of the functions filled in: {', '.join(ORDER)}")
     rest = {"unchecked": "not checked", "todo": "not written yet"}
     rest = [f"{counts[outcome]} {text}" for outcome, text in rest.items() if counts[outcome]]
+    rest += [f"needed and not written: {', '.join(name for name in args.need if name in missing)}"] if missing else []
     print(", ".join([f"{counts['right']} right, {counts['wrong']} wrong", *rest]))
-    sys.exit(int(counts["wrong"] + counts["unchecked"] > 0))
+    sys.exit(int(bool(counts["wrong"] + counts["unchecked"] or missing)))
 
 
 def check_in_own_process(file, timeout):
     """Yields (function, outcome, message); the function is None if the file can't be used."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); "
+    code += "from rnn_lstm_captioning.check import work; work(*sys.argv[1:])"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         report.touch()
-        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); "
-        code += "from rnn_lstm_captioning.check import work; work(*sys.argv[1:])"
-        command = [sys.executable, "-c", code, str(file), str(report)]
-        try:
-            ended = subprocess.run(command, timeout=timeout).returncode
-            why = f"it ended the whole process (exit code {ended})"
-        except subprocess.TimeoutExpired:
-            ended, why = 1, f"it was not done after {timeout:g} seconds: is there a loop without an end?"
-        lines = [json.loads(line) for line in report.read_text().splitlines()]
-    begun = None
-    for name, outcome, message in lines:
-        begun = name if outcome == "begun" else None
-        if begun is None:
-            yield name, outcome, message
-    if begun == "the import":
-        yield None, "wrong", f"can't be imported: {why}"
-    elif begun:
-        yield begun, "wrong", why
+        shown, begun = 0, "the import"
+        while begun:  # once, and again after a function that did not come to an end
+            try:
+                ended = subprocess.run([sys.executable, "-c", code, str(file), str(report)], timeout=timeout).returncode
+                why = f"it ended the whole process (exit code {ended})"
+            except subprocess.TimeoutExpired:
+                why = f"it was not done after {timeout:g} seconds: is there a loop without an end?"
+            lines = read_report(report)
+            begun = lines[-1][0] if lines[-1][1] == "begun" else None
+            if begun == "the import":
+                return (yield None, "wrong", f"can't be imported: {why}")
+            if begun:
+                lines.append([begun, "failed", why])
+                report.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            results = [line for line in lines if line[1] != "begun"]
+            for name, outcome, message in results[shown:]:
+                yield name, "wrong" if outcome == "failed" else outcome, message
+            shown = len(results)
+
+
+def read_report(report):
+    return [json.loads(line) for line in Path(report).read_text(encoding="utf-8").splitlines()]
 
 
 # ----------------------------------------------------------------------------- in the own process
 
 
 def work(file, report):
-    """Check all functions of a file, and write a line of JSON to the report before and after each."""
-    with open(report, "w", encoding="utf-8") as lines:
+    """Check all functions of a file that are not in the report yet, and add a line of JSON to it before and after each:
+    function, outcome, message."""
+    done = {name: outcome for name, outcome, _ in read_report(report)}
+    with open(report, "a", encoding="utf-8") as lines:
 
         def say(name, outcome, message=""):
+            done[name] = outcome
             lines.write(json.dumps([name, outcome, message]) + "\n")
             lines.flush()
 
@@ -122,25 +145,25 @@ def work(file, report):
         learner = {name: getattr(module, name) for name in ORDER if callable(getattr(module, name, None))}
         if not learner:
             return say(None, "wrong", f"has none of the functions: {', '.join(ORDER)}")
-        right = set()
         for name, function in learner.items():
+            if name in done:
+                continue
             say(name, "begun")
             try:
-                outcome, message = check(name, function, learner, right)
+                outcome, message = check(name, function, learner, done)
             except Mistake as mistake:
-                outcome, message = "wrong", str(mistake)
+                outcome, message = "failed" if isinstance(mistake, Unusable) else "wrong", str(mistake)
             except NotImplementedError:
                 outcome, message = "todo", ""
             except Exception as error:
-                outcome, message = "wrong", f"it raised {describe(error, file)}"
-            if outcome == "right":
-                right.add(name)
+                outcome, message = "failed", f"it raised {describe(error, file)}"
             say(name, outcome, message)
 
 
 def load(file):
     sys.path.insert(0, str(Path(file).parent))
-    spec = importlib.util.spec_from_file_location("learners_cells", file)
+    loader = importlib.machinery.SourceFileLoader("learners_cells", str(file))  # whatever its name ends in
+    spec = importlib.util.spec_from_loader("learners_cells", loader)
     module = importlib.util.module_from_spec(spec)
     sys.modules["learners_cells"] = module
     spec.loader.exec_module(module)
@@ -156,29 +179,34 @@ def describe(error, file):
     return f"{type(error).__name__}{where}: {' '.join(str(error).split())[:300]}"
 
 
-def check(name, function, learner, right):
-    """Returns: "right" or "unchecked", and a message. Raises: Mistake; whatever the learner's code raises."""
-    dtypes = [torch.float64, torch.float32]
+def check(name, function, learner, done):
+    """Returns: "right" or "unchecked", and a message. Raises: Mistake; whatever the learner's code raises.
+
+    Args: learner, all functions of the file; done, the outcomes of those that were checked before.
+    """
     step = name.replace("_forward", "_step_forward").replace("_backward", "_step_backward")
-    first = step if step != name and step in learner and step not in right else None
+    first = step if step != name and done.get(step) in ("wrong", "failed") else None
+    forward_name = name.replace("backward", "forward")
+    if forward_name != name:
+        if "NotImplementedError" in getattr(function, "__code__", check.__code__).co_names:
+            raise NotImplementedError
+        reasons = {None: "is not in the file", "todo": "is not written yet", "failed": "fails"}
+        if done.get(forward_name) in reasons:
+            reason = reasons[done.get(forward_name)]
+            return "unchecked", f"it takes the cache of your own {forward_name}, which {reason}"
+    dtypes = [torch.float64, torch.float32]
     for dtype in dtypes:
         try:
             for seed, sizes in enumerate(SIZES):
-                if "backward" in name:
-                    forward_name = name.replace("backward", "forward")
-                    if forward_name not in learner:
-                        return "unchecked", f"it takes the cache of your own {forward_name}, which is not in the file"
+                if forward_name != name:
                     pair = function, learner[forward_name]
-                    check_backward(name, *pair, forward_name in right, sizes, seed, dtype, first)
+                    check_backward(name, *pair, done[forward_name] == "right", sizes, seed, dtype, first)
                 else:
                     check_forward(name, function, sizes, seed, dtype, first)
-            return "right", ""
+            return "right", check_large_scores(name, function, dtype)
         except RuntimeError as error:  # a solution that makes float32 tensors itself wants float32
             if dtype == dtypes[-1] or not any(word in str(error).lower() for word in ("dtype", "double", "float")):
                 raise
-
-
-# ---------------------------------------------------------------------------------- one function
 
 
 def make_arguments(name, sizes, seed, dtype):
@@ -198,15 +226,38 @@ def make_arguments(name, sizes, seed, dtype):
 
 def check_forward(name, function, sizes, seed, dtype, first):
     arguments = make_arguments(name, sizes, seed, dtype)
+    names = FORWARDS[name][1].split()
     calls = [{"ignore_index": 0}, {}] if name == "temporal_softmax_loss" else [{}]
     for keywords in calls:
 
         def compute(wrong=(), keywords=keywords):
             return forward(name, exact(arguments) | keywords, wrong)
 
-        names = FORWARDS[name][1].split()
-        results, _ = call_forward(function, arguments, names, keywords)
+        results, rest = call_forward(function, arguments, names, keywords)
         compare(names, results, compute(), compute, first)
+        if rest is not None and name == "temporal_softmax_loss":  # CS231n's returns the gradient too
+
+            def gradient(wrong=(), keywords=keywords):
+                x = exact(arguments)["x"].clone().requires_grad_()
+                return torch.autograd.grad(forward(name, exact(arguments) | {"x": x} | keywords, wrong), x)
+
+            compare(["dx"], as_list(rest, ["dx"]), gradient(), gradient, first)
+
+
+def check_large_scores(name, function, dtype):
+    """A remark on a function whose softmax overflows where it need not, or nothing."""
+    arguments = make_arguments(name.replace("backward", "forward"), SIZES[0], 0, dtype)
+    if name == "temporal_softmax_loss":
+        arguments["x"] += 1000
+    elif name == "dot_product_attention":
+        arguments["A"] *= 1e5
+    else:
+        return ""
+    with np.errstate(all="ignore"):
+        results, _ = call_forward(function, arguments, FORWARDS[name][1].split(), {})
+    if all(result.isfinite().all() for result in results):
+        return ""
+    return "but it overflows when the scores are large: subtract the largest one before exp"
 
 
 def check_backward(name, function, forward_function, forward_is_right, sizes, seed, dtype, first):
@@ -220,7 +271,7 @@ def check_backward(name, function, forward_function, forward_is_right, sizes, se
     upstream = [torch.randn(r.shape, dtype=torch.float64, generator=generator).to(dtype) for r in results]
     names = ["d" + argument for argument in arguments]
     given = [to_kind(gradient, kind_of(function)) for gradient in upstream]
-    found = as_list(function(*given, cache), names, may_have_cache=False)
+    found = as_list(function(*given, cache), names)
     wanted = tuple(gradient.double() for gradient in upstream)
 
     def compute(wrong=()):
@@ -235,7 +286,7 @@ def check_backward(name, function, forward_function, forward_is_right, sizes, se
         if not torch.equal(from_kind(gradient), before):
             raise Mistake("it changes the gradient that it is given, in place")
     try:
-        again = as_list(function(*given, cache), names, may_have_cache=False)
+        again = as_list(function(*given, cache), names)
     except RuntimeError as error:
         if "second time" in str(error):  # autograd has freed its graph
             return
@@ -261,28 +312,36 @@ def numeric_gradients(function, name, arguments, upstream):
 
 def call_forward(function, arguments, names, keywords):
     """The results of a learner's forward, as tensors, and its cache or None."""
-    kind = kind_of(function)
+    kind, loss = kind_of(function), "y" in arguments
     given = [to_kind(value, kind) for value in arguments.values()]
-    returned = function(*given, **keywords)
+    if loss and "mask" in inspect.signature(function).parameters:  # CS231n's marks the words that count
+        counted = arguments["y"] != keywords["ignore_index"] if keywords else torch.ones_like(arguments["y"]) == 1
+        keywords = {"mask": to_kind(counted, kind)}
+    try:
+        returned = function(*given, **keywords)
+    except TypeError:
+        if not loss or keywords:
+            raise
+        returned = function(*given, ignore_index=-100)  # what F.cross_entropy takes for "none"
     for key, value, now in zip(arguments, arguments.values(), given):
         if not torch.equal(from_kind(now), value):
             raise Mistake(f"it changes its argument {key} in place")
     cache = None
     if isinstance(returned, tuple | list) and len(returned) == len(names) + 1:
         *returned, cache = returned
-    return as_list(returned, names, may_have_cache=True), cache
+    return as_list(returned, names, "" if loss or "attn_weights" in names else ", cache"), cache
 
 
-def as_list(returned, names, may_have_cache):
-    """What a function returned, as one tensor for each name."""
+def as_list(returned, names, more=""):
+    """What a function returned, as one tensor for each name; ``more``, for the message, is what else it may return."""
     if not isinstance(returned, tuple | list):
         returned = [returned]
-    wanted = ", ".join(names) + (", cache" if may_have_cache else "")
+    wanted = ", ".join(names) + more
     if len(returned) != len(names):
-        raise Mistake(f"it returns {len(returned)} values, wanted {wanted}")
+        raise Unusable(f"it returns {len(returned)} values, wanted {wanted}")
     for name, value in zip(names, returned):
         if not isinstance(value, torch.Tensor | np.ndarray | np.generic | float | int):
-            raise Mistake(f"its result {name} is a {type(value).__name__}; wanted {wanted}")
+            raise Unusable(f"its result {name} is a {type(value).__name__}; wanted {wanted}")
     return [from_kind(value) for value in returned]
 
 
@@ -300,7 +359,7 @@ def compare(names, found, wanted, compute=None, first=None, of=""):
         off = "is not finite" if not a.isfinite().all() else f"is off by up to {(a - b).abs().max():.2g}"
         others = f" ({', '.join(bad[1:])} too)" if bad[1:] else ""
         known = diagnose(found, wanted, compute, first) or hint(names, found, wanted)
-        raise Mistake(f"{bad[0]} {off}{of}, largest value {b.abs().max():.2g}{others}{known}")
+        raise Mistake(f"{bad[0]} {off}{of} (the right values reach {b.abs().max():.2g}){others}{known}")
 
 
 def diagnose(found, wanted, compute, first):
@@ -332,7 +391,11 @@ def hint(names, found, wanted):
     """Where to look for a mistake, or several, that have no name: which quarters of db are off is closest to it."""
     pairs = {name: (a, b) for name, a, b in zip(names, found, wanted)}
     text = ": no known mistake explains it, nor any two"
-    if "db" not in pairs or pairs["dWh"][1].shape[1] != 4 * pairs["dWh"][1].shape[0]:
+    if "db" not in pairs:
+        return text
+    if close(*pairs["dx"]):
+        return text + "; da is right, look at what is made of it"
+    if pairs["dWh"][1].shape[1] != 4 * pairs["dWh"][1].shape[0]:
         return text
     quarters = zip("ifog", pairs["db"][0].chunk(4), pairs["db"][1].chunk(4))
     wrong = [gate for gate, a, b in quarters if not close(a, b)]
@@ -387,7 +450,8 @@ Shapes: N batch, T time steps, D word-vector size, H hidden size, V vocabulary. 
 The gates lie side by side in the order i, f, o, g. cache is whatever your backward needs of the forward.
 """
 
-import torch  # or: import numpy as np
+import numpy as np  # use either
+import torch
 
 '''
 
@@ -395,6 +459,8 @@ import torch  # or: import numpy as np
 def write_starter(path):
     if path.exists():
         raise InputError(f"{path} is there already; --new does not overwrite it")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to write {path.name} into")
     text = STARTER.format(name=path)
     for name in ORDER:
         arguments, results = FORWARDS[name.replace("backward", "forward")]

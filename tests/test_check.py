@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rnn_lstm_captioning import InputError
 from rnn_lstm_captioning.check import ORDER, main, work
 
 LEARNERS = Path(__file__).parent / "learners"
@@ -16,9 +17,10 @@ RIGHT = (LEARNERS / "in_numpy.py").read_text()
 def report_on(text, folder):
     """{function: (outcome, message)} for a learner's file."""
     (folder / "mine.py").write_text(text)
+    (folder / "report").write_text("")
     work(folder / "mine.py", folder / "report")
     lines = [json.loads(line) for line in (folder / "report").read_text().splitlines()]
-    return {name: (outcome, message) for name, outcome, message in lines if outcome != "begun"}
+    return {name: (outcome.replace("failed", "wrong"), said) for name, outcome, said in lines if outcome != "begun"}
 
 
 @pytest.mark.parametrize("style", ["in_numpy", "in_torch"])
@@ -155,6 +157,64 @@ def test_a_sequence_is_not_blamed_for_its_step(tmp_path):
     assert found["lstm_forward"][1].endswith("mend your lstm_step_forward first")
 
 
+def loss_of(body):
+    return f"""
+import numpy as np
+import torch
+
+def temporal_softmax_loss({body}
+"""
+
+
+EECS = """x, y, ignore_index=None):
+    n = len(x)
+    x, y = x.flatten(0, 1), y.flatten()
+    return torch.nn.functional.cross_entropy(x, y, reduction="sum", ignore_index=ignore_index) / n
+"""
+CS231N = """x, y, mask, verbose=False):
+    N, T, V = x.shape
+    x_flat, y_flat, mask_flat = x.reshape(N * T, V), y.reshape(N * T), mask.reshape(N * T)
+    probs = np.exp(x_flat - np.max(x_flat, axis=1, keepdims=True))
+    probs /= np.sum(probs, axis=1, keepdims=True)
+    loss = -np.sum(mask_flat * np.log(probs[np.arange(N * T), y_flat])) / N
+    dx_flat = probs.copy()
+    dx_flat[np.arange(N * T), y_flat] -= 1
+    dx_flat /= N
+    dx_flat *= mask_flat[:, None]
+    return loss, dx_flat.reshape(N, T, V)
+"""
+
+
+def test_the_losses_of_both_courses_are_checked_as_they_are(tmp_path):
+    assert report_on(loss_of(EECS), tmp_path)["temporal_softmax_loss"] == ("right", "")
+    assert report_on(loss_of(CS231N), tmp_path)["temporal_softmax_loss"] == ("right", "")
+    wrong = report_on(loss_of(CS231N.replace("dx_flat /= N\n", "pass\n")), tmp_path)["temporal_softmax_loss"]
+    assert wrong[0] == "wrong" and "dx is off" in wrong[1] and "averaged over the N captions" in wrong[1]
+    wrong = report_on(loss_of(CS231N.replace("x_flat - np.max(x_flat, axis=1, keepdims=True)", "x_flat")), tmp_path)
+    assert wrong["temporal_softmax_loss"][0] == "right" and "it overflows" in wrong["temporal_softmax_loss"][1]
+
+
+def test_a_softmax_that_overflows_is_remarked_upon(tmp_path):
+    found = report_on(RIGHT.replace("- scores.max(axis=1, keepdims=True)", ""), tmp_path)["dot_product_attention"]
+    assert found[0] == "right" and "it overflows" in found[1]
+
+
+def test_a_backward_is_not_blamed_for_a_forward_that_fails(tmp_path):
+    for old, new in (("np.tanh(a)", "np.tahn(a)"), ("return next_h, (x", "return None; (x")):
+        found = report_on(within("rnn_step_forward", (old, new)), tmp_path)
+        assert found["rnn_step_forward"][0] == "wrong"
+        assert found["rnn_step_backward"] == (
+            "unchecked", "it takes the cache of your own rnn_step_forward, which fails",
+        )  # fmt: skip
+    unwritten = RIGHT.replace("def rnn_step_forward(x, prev_h, Wx, Wh, b):", "def rnn_step_forward(*_):\n    raise NotImplementedError\n\n\ndef old(x, prev_h, Wx, Wh, b):")  # fmt: skip  # noqa: E501
+    assert report_on(unwritten, tmp_path)["rnn_step_backward"][1].endswith("which is not written yet")
+
+
+def test_a_right_da_is_not_suspected(tmp_path):
+    found = report_on(within("lstm_step_backward", ("da.sum(axis=0)", "1.001 * da.sum(axis=0)")), tmp_path)
+    assert "db is off" in found["lstm_step_backward"][1] and "da is right" in found["lstm_step_backward"][1]
+
+
 def test_a_backward_without_its_forward_says_so(tmp_path):
     start, end = RIGHT.index("def rnn_step_forward"), RIGHT.index("def rnn_step_backward")
     found = report_on(RIGHT[:start] + RIGHT[end:], tmp_path)
@@ -208,15 +268,19 @@ def test_the_command_line_and_its_time_limit(tmp_path):
     )
     mine.write_text(within("rnn_backward", ("for t in", "while True:\n        pass\n    for t in")))
     endless = run(mine, "--timeout", "8")
-    assert (
-        endless.returncode == 1
-        and "rnn_backward               WRONG: it was not done after 8 seconds" in endless.stdout
-    )
+    assert endless.returncode == 1
+    assert "rnn_backward               WRONG: it was not done after 8 seconds" in endless.stdout
+    assert "13 right, 1 wrong" in endless.stdout  # the others are checked all the same
     mine.write_text(
         RIGHT.replace("def rnn_forward(x, h0, Wx, Wh, b):", "def rnn_forward(x, h0, Wx, Wh, b):\n    exit(3)")
     )
-    ended = run(mine)
+    ended = run(mine, "--need", "lstm_step_forward")
     assert ended.returncode == 1 and "it ended the whole process (exit code 3)" in ended.stdout
+    assert "12 right, 1 wrong, 1 not checked" in ended.stdout
+    mine.write_text(loss_of(EECS))
+    assert run(mine, "--need", "temporal_softmax_loss").returncode == 0
+    needed = run(mine, "--need", "temporal_softmax_loss", "rnn_step_forward")
+    assert needed.returncode == 1 and "needed and not written: rnn_step_forward" in needed.stdout
     for text, message in (
         ("x = (", "can't be imported: SyntaxError in line 1"),
         ("x = 1", "has none of the functions"),
@@ -226,8 +290,10 @@ def test_the_command_line_and_its_time_limit(tmp_path):
         assert unusable.returncode == 2 and message in unusable.stderr and "Traceback" not in unusable.stderr
 
 
-def test_a_missing_file(tmp_path):
-    from rnn_lstm_captioning import InputError
-
+def test_files_that_can_not_be_used(tmp_path):
     with pytest.raises(InputError, match="there is no such file; --new"):
         main([str(tmp_path / "none.py")])
+    with pytest.raises(InputError, match="is a folder; name a Python file"):
+        main([str(tmp_path)])
+    with pytest.raises(InputError, match="there is no folder .*none to write mine.py into"):
+        main([str(tmp_path / "none" / "mine.py"), "--new"])
