@@ -11,7 +11,7 @@ from .checkpoint import export_safetensors, load_checkpoint, restore_captioner
 from .command import SCRIPTS, ArgumentParser, device, non_negative, positive
 from .data.files import SPLITS, load_captions
 from .data.images import find_images, load_images
-from .errors import InputError
+from .errors import InputError, RunFailed
 from .inference import PictureCaptioner, default_device
 from .metrics import (
     METRICS,
@@ -99,6 +99,8 @@ def test_main(cell, arguments=None):
             raise InputError(f"--export {args.export}: the name of the file must end in .safetensors")
         export_safetensors(checkpoint, args.export)
         print(f"wrote {args.export}; it can stand wherever a --checkpoint or --init does")
+    elif args.image and args.metrics:
+        raise InputError("--metrics and --baselines are for a data set, --image for your own pictures: use one")
     elif args.image:
         caption_files(captioner, args, decoding)
     else:
@@ -151,6 +153,8 @@ def caption_files(captioner, args, decoding):
         print(f"pictures: {args.out}", file=sys.stderr)  # the output has one line for each picture
     if args.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
+    if done < len(paths):
+        raise RunFailed(f"{len(paths) - done} of {len(paths)} pictures could not be read; the others are captioned")
 
 
 # ------------------------------------------------------------------------------------ a data set

@@ -141,6 +141,8 @@ def train_here(cell, args):
     if resumed:
         resume(trainer, checkpoint, path)
         outputs.go_on(trainer, path)
+    else:
+        outputs.keep_those_before()
     run(trainer, outputs, cell)
 
 
@@ -149,8 +151,10 @@ def run(trainer, outputs, cell):
     last, best = outputs.last, outputs.best
     try:
         finished = trainer.run()
-    except (RunFailed, OSError) as error:
-        rest = f"{last} is as it was last saved: --resume goes on from there" if outputs.saved else "nothing was saved"
+    except (RunFailed, OSError) as error:  # the same steps again would fail again, but a full disk can be mended
+        start = best if best.exists() else last
+        remedy = f"--init {start} begins another run" if isinstance(error, RunFailed) else "--resume goes on"
+        rest = f"{last} is as it was last saved: {remedy}" if outputs.saved else "nothing was saved"
         raise RunFailed(f"{error}; {rest}") from error
     if not finished:
         distributed.say(f"saved: {last} after step {trainer.step}; the same command with --resume goes on")

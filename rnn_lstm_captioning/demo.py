@@ -10,7 +10,11 @@ import math
 import os
 import random
 import signal
+import socket
+import sys
 import tempfile
+from argparse import ArgumentTypeError
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +22,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
-from .command import ArgumentParser, leave, positive, run_command
+from .command import ArgumentParser, leave, run_command
 from .command import device as device_argument
-from .data.images import find_images, load_image, open_image
+from .data.images import find_images, load_image, load_images, open_image
 from .data.scenes import draw_scene
 from .errors import InputError
 from .inference import Caption, load_captioner
@@ -41,11 +45,23 @@ UPLOAD_LIMIT = "20mb"
 KEPT = 60  # seconds that an uploaded file stays: the browser fetches it again for its preview
 SESSION = 3600  # seconds that a visitor's picture is remembered without being used
 CSS = """
-figure { margin: 0 } figure img { width: 100%; border-radius: 6px } footer { display: none !important }
-figcaption b { display: block; font-size: 1.25em; margin: .3em 0 } [role=alert] { font-weight: bold }
+figure { margin: 0 } figure img { width: min(100%, 60vh); margin: .5em 0; border-radius: 6px }
+figcaption b { display: block; font-size: 1.25em } [role=alert] { font-weight: bold }
+footer { display: none !important }
+label:has(input[type=radio]:focus-visible) { outline: 2px solid currentColor }
 .gallery-item img { width: 60px; height: 60px; object-fit: cover; margin: 0 }
 code { overflow-wrap: anywhere; white-space: normal !important }
 """
+# Gradio makes every radio button a group of its own; here the arrow keys go through those of one box, as usual
+ARROW_KEYS = """() => document.addEventListener("keydown", event => {
+  const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+  const group = event.target.type === "radio" && event.target.closest("fieldset");
+  if (!step || !group) return;
+  const radios = [...group.querySelectorAll("input[type=radio]")];
+  const next = radios[(radios.indexOf(event.target) + step + radios.length) % radios.length];
+  event.preventDefault(); next.focus(); next.click();
+})"""
+SHOW_CAPTION = "() => document.querySelector('figure')?.scrollIntoView({block: 'nearest', behavior: 'smooth'})"
 
 
 class Picture(NamedTuple):
@@ -88,10 +104,7 @@ def draw_figure(picture, told, place):
     """HTML of the picture, lit where the model looked for the word at this place, above the caption."""
     caption, shown = told.caption, picture.shown
     text = html.escape(caption.text) or "(no words)"
-    description, below = (
-        "the picture",
-        f"drawn by chance, one caption in {math.exp(-caption.log_prob):,.0f} would be this one",
-    )
+    description, below = "the picture", f"probability {_chance(caption.log_prob)}"
     if place is not None and caption.attention is None:
         below = "this model saw the whole picture once, before the first word: it has no attention to show"
     elif place is not None and place < len(caption.tokens):
@@ -99,17 +112,14 @@ def draw_figure(picture, told, place):
         description = f"the picture, bright where the model looked for “{html.escape(caption.tokens[place])}”"
         below = description.removeprefix("the picture, ")
     return (
-        f'<figure><img src="{_data(shown)}" alt="{description}">'
-        f'<figcaption aria-live="polite"><b>{text}</b>{below}</figcaption></figure>'
+        f'<figure><figcaption aria-live="polite"><b>{text}</b>{below}</figcaption>'
+        f'<img src="{_data(shown)}" alt="{description}"></figure>'
     )
 
 
 def thumbnail(path):
     """HTML of a small picture, with the file's name for those who do not see it."""
-    try:
-        image = open_image(path, 200)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from error
+    image = open_image(path, 200)
     image.thumbnail((100, 100))
     return f'<img src="{_data(pil_to_tensor(image))}" alt="{html.escape(Path(path).stem)}">'
 
@@ -134,6 +144,10 @@ def _data(image):
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg_bytes(image)).decode()}"
 
 
+def _chance(log_prob):
+    return f"1 in {math.exp(-log_prob):,.0f}" if log_prob > -13.8 else "under one in a million"
+
+
 def _percent(share):
     return f"{100 * share:.0f} %" if share > 0.1 else f"{100 * share:.1f} %" if share > 0.001 else "under 0.1 %"
 
@@ -143,6 +157,10 @@ def _percent(share):
 
 def hidden():
     return gr.update(visible=False)
+
+
+def clamped(lowest, highest, value):
+    return min(max(value, lowest), highest)
 
 
 def must_know(told):
@@ -203,10 +221,13 @@ def make_page(captioners, titles, examples):
                     type="index", label="Examples", samples_per_page=8,
                 )  # fmt: skip
                 with gr.Accordion("Beam width and temperature", open=False):
-                    beam = gr.Slider(1, 10, 3, step=1, label="Beam width", info="Beginnings followed at a time.")
+                    beam = gr.Slider(1, 10, 5, step=1, label="Beam width", info="Beginnings followed at a time.")
                     temperature = gr.Slider(
-                        0, 2, 0, step=0.1, label="Temperature", info="0: the most probable; above: drawn by chance."
-                    )
+                        0, 2, 0, step=0.1, label="Temperature",
+                        info="0: the most probable caption; above: words drawn by chance, without a beam.",
+                    )  # fmt: skip
+                    for slider in (beam, temperature):  # what is typed beside it may be out of range
+                        slider.preprocess = partial(clamped, slider.minimum, slider.maximum)
                 again = gr.Button("Caption again")
             with gr.Column(scale=3), gr.Row():
                 columns = [Column(*item) for item in zip(range(len(titles)), captioners, titles)]
@@ -228,7 +249,8 @@ def make_page(captioners, titles, examples):
                     seen = open_picture(path, captioners)
                 except (OSError, ValueError) as error:
                     known = isinstance(error, Image.UnidentifiedImageError)  # its text names our temporary file
-                    reason = "it is not a picture of a known kind" if known else html.escape(str(error))
+                    kinds = "it is not a picture of a known kind (JPEG, PNG, WebP, GIF, BMP, TIFF)"
+                    reason = kinds if known else html.escape(str(error))
                     wrong = gr.update(value=f'<p role="alert">This file can not be used: {reason}.</p>', visible=True)
             return [wrong, seen, *caption(seen, beam, temperature)]
 
@@ -236,14 +258,22 @@ def make_page(captioners, titles, examples):
             problem, seen, *told = caption_file(path, beam, temperature)
             return [path if seen else None, problem, seen, *told]
 
+        def caption_again(seen, beam, temperature):
+            if seen is None:
+                gr.Warning("Give a picture first, or choose an example.")
+            return caption(seen, beam, temperature)
+
         def caption_example(index, beam, temperature):
             return [None, *caption_file(examples[index], beam, temperature)]
 
         settings, everything = [beam, temperature], [upload, problem, picture, *outputs]
         newest = {"trigger_mode": "always_last", "show_progress": "minimal"}
-        upload.input(caption_upload, [upload, *settings], everything, api_name="caption", **newest)
-        gallery.click(caption_example, [gallery, *settings], everything, api_name=False, **newest)
-        again.click(caption, [picture, *settings], outputs, api_name=False, **newest)
+        uploaded = upload.input(caption_upload, [upload, *settings], everything, api_name="caption", **newest)
+        chosen = gallery.click(caption_example, [gallery, *settings], everything, api_name=False, **newest)
+        for event in (uploaded, chosen):
+            event.then(None, js=SHOW_CAPTION)
+        page.load(None, js=ARROW_KEYS)
+        again.click(caption_again, [picture, *settings], outputs, api_name=False, **newest)
         for slider in settings:
             slider.change(caption, [picture, *settings], outputs, api_name=False, **newest)
         for column in columns:
@@ -264,13 +294,23 @@ def get_args_parser():
     parser.add_argument("--checkpoint", nargs="+", required=True, metavar="FILE", help="models to put side by side")
     parser.add_argument("--examples", nargs="+", metavar="PATH", help="up to 24 pictures to choose from (scenes)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines (%(default)s)")
-    parser.add_argument("--port", type=positive(int), help="(the first free one from 7860 on)")
+    parser.add_argument("--port", type=port_number, help="(the first free one from 7860 on)")
     parser.add_argument("--device", type=device_argument, help="(cuda where there is one, else cpu)")
     return parser
 
 
+def port_number(text):
+    if not 1 <= int(text) <= 65535:
+        raise ArgumentTypeError(f"{text} is not a port, which is a number from 1 to 65535")
+    return int(text)
+
+
 def main(arguments=None):
     args = get_args_parser().parse_args(arguments)
+    try:
+        socket.create_server((args.host, args.port or 0)).close()
+    except OSError as error:
+        raise InputError(f"the page can't be at {args.host}, port {args.port or 'any'}: {error.strerror}") from error
     captioners = [load_captioner(path, args.device) for path in args.checkpoint]
     titles = [f"## {NAMES[c.model.cell_type]}\n`{path}`" for c, path in zip(captioners, args.checkpoint)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave in order, so that nothing stays behind
@@ -300,10 +340,12 @@ def theme():
 def example_pictures(paths, folder):
     """The user's own pictures, or some scenes that no data set holds, drawn into a folder: a list of paths."""
     if paths:
-        found = [str(path) for path in find_images(paths)]
+        _, found, failed = load_images(find_images(paths)[:24], 16)
+        for path, reason in failed:
+            print(f"{path}: {reason}", file=sys.stderr)
         if not found:
-            raise InputError(f"there are no pictures in {', '.join(paths)}")
-        return found[:24]
+            raise InputError(f"there are no pictures that can be read in {', '.join(paths)}")
+        return [str(path) for path in found]
     chance, examples = random.Random("examples"), []
     for k in range(8):
         examples.append(str(folder / f"scene {k + 1}.png"))

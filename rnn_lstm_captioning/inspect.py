@@ -137,8 +137,8 @@ def draw_trace(image, found):
         maps = {name: torch.tensor([step["gates"][name] for step in steps]).T for name in GATES}
         maps["cell state c"] = torch.tensor([step["cell"] for step in steps]).T
     looks = steps[0]["attention"] is not None
-    heights = [1.3] * looks + [1.6, 1.0] + [1.2] * len(maps)
-    figure = Figure(figsize=(max(7, 1.05 * T + 1.5), 1.6 * sum(heights)), layout="constrained")
+    heights = [1.6] * looks + [1.6, 1.0] + [1.2] * len(maps)
+    figure = Figure(figsize=(max(7, 1.5 * T + 1.5), 1.6 * sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(heights), T, height_ratios=heights)
     figure.suptitle(f"{found['cell']}: {found['caption']}")
     row = 0

@@ -38,6 +38,17 @@ class Outputs:
         write_log(self.path("log.csv"), history)
         save_loss_curve(self.path("loss.png"), history, self.title)
 
+    def keep_those_before(self):
+        """Give the files of an earlier run another name, *_before*, so that this one does not overwrite them."""
+        files = [self.path(name) for name in ("last.pt", "best.pt", "log.csv", "loss.png")]
+        if distributed.rank() > 0 or not self.last.exists():
+            return
+        for file in files:
+            if file.exists():
+                file.replace(file.with_stem(f"{file.stem}_before"))
+        name = f"{self.stem}_*_before"
+        print(f"the files of an earlier run are now {name} (--resume would have gone on with it)", flush=True)
+
     def go_on(self, trainer, path):
         """Take up a run where the checkpoint at ``path`` left it. Raises: InputError if it is finished."""
         self.saved = path == self.last

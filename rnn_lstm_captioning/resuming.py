@@ -39,7 +39,10 @@ def check_settings(checkpoint, path, args, stored_size):
         before = checkpoint["settings"].get(name, value)
         if name not in FREE_TO_CHANGE and before != value:
             flag = "--" + name.replace("_", "-")
-            raise InputError(f"{path} was trained with {flag} {before}, not {value}; leave it as it was to resume")
+            raise InputError(
+                f"{path} was trained with {flag} {before}, not {value}; leave it as it was to resume, "
+                f"or begin another run from it: --init {path}"
+            )
     before = checkpoint["settings"].get("epochs", args.epochs)
     if before != args.epochs:
         distributed.say(f"--epochs was {before} and is {args.epochs}: the learning rate's schedule is stretched to it")

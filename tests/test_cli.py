@@ -16,6 +16,7 @@ from rnn_lstm_captioning.cli_test import test_main
 from rnn_lstm_captioning.cli_train import train_main
 from rnn_lstm_captioning.command import ArgumentParser, run_command
 from rnn_lstm_captioning.data.scenes import make_scenes
+from rnn_lstm_captioning.errors import RunFailed
 
 test_main.__test__ = False  # the name says what it does, not that pytest should call it
 
@@ -108,7 +109,8 @@ def test_pictures_are_captioned_without_data(trained, tmp_path, capsys):
     Image.new("RGB", (300, 200), "blue").save(tmp_path / "blue.jpg")
     Image.new("L", (50, 60), 80).save(tmp_path / "gray.png")
     (tmp_path / "broken.jpg").write_text("no")
-    test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path)])
+    with pytest.raises(RunFailed, match="1 of 3 pictures could not be read; the others are captioned"):
+        test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path)])
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert [line.split(": ")[0] for line in lines] == [str(tmp_path / "blue.jpg"), str(tmp_path / "gray.png")]
@@ -130,6 +132,8 @@ def test_json_patterns_and_beams(trained, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     with pytest.raises(InputError, match="--beam looks for probable captions"):
         test_main(cell, [*checkpoint, "--top-k", "5", "--beam", "3"])
+    with pytest.raises(InputError, match="--metrics and --baselines are for a data set"):
+        test_main(cell, [*checkpoint, "--metrics"])
     with pytest.raises(InputError, match="there are no pictures in"):
         test_main(cell, [*checkpoint[:2], "--image", f"{tmp_path}/none*.png"])
 

@@ -100,7 +100,7 @@ def group(page, label, column=0):
 def test_a_picture_its_captions_and_another_word(page, trained_cells, captioners):
     photo = trained_cells / "photo.png"
     give(page, photo)
-    expected = [captioner.caption(photo, beam=3, max_length=demo.MAX_WORDS) for captioner in captioners]
+    expected = [captioner.caption(photo, beam=5, max_length=demo.MAX_WORDS) for captioner in captioners]
     assert said(page) == [caption.text for caption in expected]
 
     words = group(page, "Choose a word")
@@ -120,7 +120,7 @@ def test_a_picture_its_captions_and_another_word(page, trained_cells, captioners
     other = next(key for key in known if key not in (word, "<END>"))
     others.get_by_role("radio", name=other, exact=False).first.check()
     beginning = [*expected[0].tokens[:place], other]
-    changed = captioners[0].caption(photo, beam=3, max_length=demo.MAX_WORDS, beginning=beginning)
+    changed = captioners[0].caption(photo, beam=5, max_length=demo.MAX_WORDS, beginning=beginning)
     page.locator("figcaption b", has_text=changed.text).first.wait_for()
     assert said(page)[1] == expected[1].text  # the other model's caption stays
     assert changed.tokens[: place + 1] == beginning
@@ -139,9 +139,9 @@ def test_beam_width_and_temperature_change_the_captions(page, trained_cells, cap
     said(page)
     page.get_by_role("button", name="Beam width and temperature").click()
     beam, temperature = (page.locator("input[type=number]").nth(k) for k in range(2))
-    sync_api.expect(beam).to_have_value("3")
+    sync_api.expect(beam).to_have_value("5")
     page.wait_for_timeout(500)  # Gradio sets what has just unfolded once more
-    beam.fill("1")
+    beam.fill("-3")  # taken as 1
     page.keyboard.press("Enter")
     greedy = captioners[0].caption(trained_cells / "photo.png", max_length=demo.MAX_WORDS)
     page.locator("figcaption b", has_text=re.compile(f"^{greedy.text}$")).first.wait_for()
@@ -170,11 +170,11 @@ def test_the_keyboard_is_enough(page):
     tab_to("input[type=radio]")
     page.keyboard.press("Space")
     group(page, "Instead of").wait_for()
-    for key in ("Tab", "Space"):  # the second word; the keyboard is still there
+    for key, place in (("ArrowRight", 1), ("ArrowUp", 0), ("ArrowDown", 1)):
         page.keyboard.press(key)
-    checked = group(page, "Choose a word").get_by_role("radio").nth(1)
-    sync_api.expect(checked).to_be_checked()
-    sync_api.expect(checked).to_be_focused()
+        word = group(page, "Choose a word").get_by_role("radio").nth(place)
+        sync_api.expect(word).to_be_checked()
+        sync_api.expect(word).to_be_focused()
 
 
 @in_a_browser
@@ -191,9 +191,9 @@ def test_files_that_are_no_pictures_are_refused_in_a_sentence(page, tmp_path):
     (tmp_path / "page.html").write_text("<script>alert(1)</script>")
     page.on("dialog", lambda dialog: pytest.fail("a script ran"))
     for name, message in {
-        "<img src=x onerror=alert(1)>.png": "This file can not be used: it is not a picture of a known kind.",
-        "empty.jpg": "This file can not be used: it is not a picture of a known kind.",
-        "drawing.svg": "This file can not be used: it is not a picture of a known kind.",
+        "<img src=x onerror=alert(1)>.png": "This file can not be used: it is not a picture of a known kind (JPEG, ",
+        "empty.jpg": "This file can not be used: it is not a picture of a known kind (JPEG, ",
+        "drawing.svg": "This file can not be used: it is not a picture of a known kind (JPEG, ",
         "bomb.png": "This file can not be used: it is too large, by far.",
         "large.png": "This file can not be used: it is too large: 12000x12000 pixels.",
         "cut.jpg": "This file can not be used: image file is truncated",
@@ -276,8 +276,6 @@ def test_other_machines_and_other_files_are_out_of_reach(site):
         urllib.request.urlopen(f"{site[0]}gradio_api/file=/etc/hostname")
     file = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
     assert '"error"' in ask(site, file, 3, 0)  # it was not uploaded
-    for limits in ((100, 0), (3, -1), (3, 1e6)):
-        assert "imum value" in ask(site, None, *limits)
 
 
 def ask(site, *arguments):
@@ -322,20 +320,26 @@ def test_a_page_left_open_for_long_says_so(captioners):
             choose()
 
 
-def test_wrong_arguments_are_said(trained_cells, tmp_path, monkeypatch):
+def test_wrong_arguments_are_said(trained_cells, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # which it sets
     checkpoint = ["--checkpoint", str(trained_cells / "rnn_best.pt")]
-    with pytest.raises(InputError, match="there are no pictures in"):
+    with pytest.raises(InputError, match="there are no pictures that can be read in"):
         demo.main([*checkpoint, "--examples", str(tmp_path)])
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(InputError, match="text.png"):
+    with pytest.raises(InputError, match="there are no pictures that can be read in"):
         demo.main([*checkpoint, "--examples", str(tmp_path)])
+    assert "text.png: cannot identify image file" in capsys.readouterr().err
     with pytest.raises(InputError, match="missing.pt"):
         demo.main(["--checkpoint", str(tmp_path / "missing.pt")])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=str(port)):
+        with pytest.raises(InputError, match=f"can't be at 127.0.0.1, port {port}: Address already in use"):
             demo.main([*checkpoint, "--port", str(port)])
+    with pytest.raises(InputError, match="can't be at no.such.host.invalid, port any: "):
+        demo.main([*checkpoint, "--host", "no.such.host.invalid"])
+    with pytest.raises(SystemExit):
+        demo.main([*checkpoint, "--port", "80000"])
+    assert "80000 is not a port" in capsys.readouterr().err
 
 
 def test_without_gradio_it_says_what_to_install():

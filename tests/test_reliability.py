@@ -403,8 +403,26 @@ def test_a_run_that_diverges_names_step_and_checkpoint(scenes_file, tmp_path):
     flags = ["--learning-rate", "1e30", "--clip", "0", "--schedule", "constant"]
     with pytest.raises(RunFailed, match=r"step \d+: the loss is .*--learning-rate or --clip; nothing was saved"):
         train(scenes_file, tmp_path, "--epochs", "2", *flags)
-    with pytest.raises(RunFailed, match=r"lstm_last\.pt is as it was last saved: --resume goes on from there"):
+    with pytest.raises(
+        RunFailed, match=r"lstm_last\.pt is as it was last saved: --init .*lstm_last\.pt begins another run"
+    ):
         train(scenes_file, tmp_path, "--epochs", "2", "--save-every", "1", *flags)
+    with pytest.raises(InputError, match=r"leave it as it was to resume, or begin another run from it: --init"):
+        train(scenes_file, tmp_path, "--epochs", "2", "--resume", "--clip", "0", "--schedule", "constant")
+
+
+def test_an_earlier_run_is_not_overwritten(scenes_file, tmp_path, capsys):
+    train(scenes_file, tmp_path, "--epochs", "1")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "_before" not in capsys.readouterr().out
+    train(scenes_file, tmp_path, "--epochs", "1", "--seed", "1")
+    assert "lstm_*_before (--resume would have gone on with it)" in capsys.readouterr().out
+    for name, content in before.items():
+        stem, suffix = name.split(".")
+        assert (tmp_path / f"{stem}_before.{suffix}").read_bytes() == content
+    assert (tmp_path / "lstm_best.pt").read_bytes() != before["lstm_best.pt"]
+    train(scenes_file, tmp_path, "--epochs", "2", "--seed", "1", "--resume")
+    assert (tmp_path / "lstm_best_before.pt").read_bytes() == before["lstm_best.pt"]
 
 
 def test_clipping_stands_in_the_log(scenes_file, tmp_path):
