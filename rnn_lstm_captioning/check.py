@@ -188,7 +188,8 @@ def check(name, function, learner, done):
     first = step if step != name and done.get(step) in ("wrong", "failed") else None
     forward_name = name.replace("backward", "forward")
     if forward_name != name:
-        if "NotImplementedError" in getattr(function, "__code__", check.__code__).co_names:
+        code = getattr(function, "__code__", None)
+        if code and "NotImplementedError" in code.co_names:  # as --new wrote it
             raise NotImplementedError
         reasons = {None: "is not in the file", "todo": "is not written yet", "failed": "fails"}
         if done.get(forward_name) in reasons:
@@ -207,6 +208,9 @@ def check(name, function, learner, done):
         except RuntimeError as error:  # a solution that makes float32 tensors itself wants float32
             if dtype == dtypes[-1] or not any(word in str(error).lower() for word in ("dtype", "double", "float")):
                 raise
+
+
+# ---------------------------------------------------------------------------------- one function
 
 
 def make_arguments(name, sizes, seed, dtype):
@@ -246,13 +250,13 @@ def check_forward(name, function, sizes, seed, dtype, first):
 
 def check_large_scores(name, function, dtype):
     """A remark on a function whose softmax overflows where it need not, or nothing."""
-    arguments = make_arguments(name.replace("backward", "forward"), SIZES[0], 0, dtype)
+    if name not in ("temporal_softmax_loss", "dot_product_attention"):
+        return ""
+    arguments = make_arguments(name, SIZES[0], 0, dtype)
     if name == "temporal_softmax_loss":
         arguments["x"] += 1000
-    elif name == "dot_product_attention":
-        arguments["A"] *= 1e5
     else:
-        return ""
+        arguments["A"] *= 1e5
     with np.errstate(all="ignore"):
         results, _ = call_forward(function, arguments, FORWARDS[name][1].split(), {})
     if all(result.isfinite().all() for result in results):

@@ -127,17 +127,21 @@ def thumbnail(path):
 def words_to_choose(told):
     """The caption's words, and its end, as a radio button's choices."""
     tokens = told.caption.tokens
-    choices = [(word, place) for place, word in enumerate(tokens)]
-    return choices + [("(end)", len(tokens))] * (len(tokens) < MAX_WORDS)
+    places = [*tokens, END] if len(tokens) < MAX_WORDS else tokens
+    return [(_readable(word), place) for place, word in enumerate(places)]
 
 
 def alternatives(told, place):
     """The words that might stand at a place, with their probabilities, as a radio button's choices."""
-    choices = [(f"{word if word != END else '(end)'}  {_percent(prob)}", word) for word, prob in told.next_words[place]]
+    choices = [(f"{_readable(word)}  {_percent(prob)}", word) for word, prob in told.next_words[place]]
     here = (*told.caption.tokens, END)[place]
     if here not in (word for _, word in choices):
-        choices.append((here, here))
+        choices.append((_readable(here), here))
     return choices, here
+
+
+def _readable(word):
+    return "(end)" if word == END else word
 
 
 def _data(image):
@@ -230,7 +234,7 @@ def make_page(captioners, titles, examples):
                         slider.preprocess = partial(clamped, slider.minimum, slider.maximum)
                 again = gr.Button("Caption again")
             with gr.Column(scale=3), gr.Row():
-                columns = [Column(*item) for item in zip(range(len(titles)), captioners, titles)]
+                columns = [Column(index, *item) for index, item in enumerate(zip(captioners, titles))]
         outputs = [part for c in columns for part in (c.told, c.figure, c.words, c.alternatives)]
 
         def caption(seen, beam, temperature):
