@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .cells.arithmetic import addmm, matmul
-from .cells.shapes import at_autocast_precision
+from .cells.autograd import at_autocast_precision, first_derivative_only
 
 CHUNK = 2**21  # scores held at a time: 8 MB in float32,
 ROWS = 128  # but of no fewer rows than this: every chunk adds to all of dW
@@ -37,7 +37,7 @@ class _EmbeddingFunction(torch.autograd.Function):
         return torch.embedding(W_embed, words)  # (..., D)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only
     def backward(ctx, dx):
         (words,) = ctx.saved_tensors
         # dW_embed[word] = sum of dx over all places where the word stands               (EMB-2)
@@ -71,7 +71,7 @@ class _AffineFunction(torch.autograd.Function):
         return addmm(b, x, W)  # (rows, out)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only
     def backward(ctx, dy):
         x, W = ctx.saved_tensors
         # dx = dy W^T, only where the features are trained too                           (AFF-2)
@@ -152,7 +152,7 @@ class _SummedLoss(torch.autograd.Function):
         return losses.where(scored, 0).sum()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only
     def backward(ctx, dloss):
         log_probs, y, scored = ctx.saved_tensors
         dx = word_losses_backward(log_probs, y) * dloss
@@ -179,6 +179,7 @@ class _ProjectedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, h, y, W, b, with_gradients):
+        ctx.save_for_backward(h, W, b)  # so that autograd notices if one of them is changed before the backward pass
         total = torch.zeros((), dtype=W.dtype, device=W.device)
         if with_gradients:
             dh, dW, db = ctx.gradients = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
@@ -198,7 +199,8 @@ class _ProjectedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_derivative_only
     def backward(ctx, dloss):
+        ctx.saved_tensors  # noqa: B018
         dh, dW, db = ctx.gradients
         return dh * dloss, None, dW * dloss, db * dloss, None

@@ -15,8 +15,8 @@ def addmm(c, a, b):
     """c + a @ b, for a (M, K), b (K, P) and c (M, P) or (P,)."""
     if _onednn is None or not _fast_path(a):
         return torch.addmm(c, a, b)
-    if c.dim() == 1:
-        return _onednn.default(a, b.T, c, "none", [], "")
+    if c.dim() == 1:  # oneDNN reads a bias as if it were contiguous, whatever its strides say
+        return _onednn.default(a, b.T, c.contiguous(), "none", [], "")
     return _onednn.binary(a, c, b.T, None, "add")
 
 
@@ -46,4 +46,6 @@ def sigmoid_gradient(dy, y, out):
 
 
 def _fast_path(x):
+    if torch.compiler.is_compiling():  # the compiler chooses its own products, and accepts no oneDNN call
+        return False
     return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()

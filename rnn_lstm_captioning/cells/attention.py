@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from .arithmetic import addmm, matmul, sigmoid_gradient, tanh, tanh_gradient
-from .shapes import at_autocast_precision, check_tensors
+from .autograd import HandWritten, at_autocast_precision
+from .shapes import check_tensors
 
 GRID = "N H grid_h grid_w"
 
@@ -246,20 +247,6 @@ def _input_and_weight_gradients(da, x, hattn, Wx):
 # ----------------------------------------------------------------------------------- the module
 
 
-class _AttentionFunction(torch.autograd.Function):
-    """Lets autograd call the two functions above. No output is in the cache: no reference cycle."""
-
-    @staticmethod
-    def forward(ctx, x, A, Wx, Wh, Wattn, b):
-        h, ctx.cache = attention_forward(x, A, Wx, Wh, Wattn, b)
-        return h
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dh):
-        return attention_backward(dh, ctx.cache)
-
-
 class AttentionLSTM(nn.Module):
     """An LSTM layer with attention that trains through :func:`attention_backward`.
 
@@ -277,7 +264,8 @@ class AttentionLSTM(nn.Module):
 
     def forward(self, x, A):
         """x (N, T, D), A (N, H, grid_h, grid_w) -> h (N, T, H)."""
-        return _AttentionFunction.apply(*at_autocast_precision(x, A, self.Wx, self.Wh, self.Wattn, self.b))
+        tensors = at_autocast_precision(x, A, self.Wx, self.Wh, self.Wattn, self.b)
+        return HandWritten.apply(attention_forward, attention_backward, *tensors)
 
     def step_forward(self, x, prev_h, prev_c, attn):
         """x (N, D), prev_h, prev_c and attn (N, H) -> next_h (N, H), next_c (N, H)."""

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from .arithmetic import addmm, matmul, sigmoid_gradient, tanh, tanh_gradient
-from .shapes import at_autocast_precision, check_tensors
+from .autograd import HandWritten, at_autocast_precision
+from .shapes import check_tensors
 
 # ------------------------------------------------------------------------------------- one step
 
@@ -155,20 +156,6 @@ def _input_and_weight_gradients(da, x, prev_h, Wx):
 # ----------------------------------------------------------------------------------- the module
 
 
-class _LSTMFunction(torch.autograd.Function):
-    """Lets autograd call the two functions above. No output is in the cache: no reference cycle."""
-
-    @staticmethod
-    def forward(ctx, x, h0, Wx, Wh, b):
-        h, ctx.cache = lstm_forward(x, h0, Wx, Wh, b)
-        return h
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dh):
-        return lstm_backward(dh, ctx.cache)
-
-
 class LSTM(nn.Module):
     """An LSTM layer that trains through :func:`lstm_backward`.
 
@@ -186,7 +173,8 @@ class LSTM(nn.Module):
 
     def forward(self, x, h0):
         """x (N, T, D), h0 (N, H) -> h (N, T, H)."""
-        return _LSTMFunction.apply(*at_autocast_precision(x, h0, self.Wx, self.Wh, self.b))
+        tensors = at_autocast_precision(x, h0, self.Wx, self.Wh, self.b)
+        return HandWritten.apply(lstm_forward, lstm_backward, *tensors)
 
     def step_forward(self, x, prev_h, prev_c):
         """x (N, D), prev_h (N, H), prev_c (N, H) -> next_h (N, H), next_c (N, H)."""

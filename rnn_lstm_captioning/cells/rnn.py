@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from .arithmetic import addmm, matmul, tanh, tanh_gradient
-from .shapes import at_autocast_precision, check_tensors
+from .autograd import HandWritten, at_autocast_precision
+from .shapes import check_tensors
 
 # ------------------------------------------------------------------------------------- one step
 
@@ -123,20 +124,6 @@ def _input_and_weight_gradients(da, x, prev_h, Wx):
 # ----------------------------------------------------------------------------------- the module
 
 
-class _RNNFunction(torch.autograd.Function):
-    """Lets autograd call the two functions above. No output is in the cache: no reference cycle."""
-
-    @staticmethod
-    def forward(ctx, x, h0, Wx, Wh, b):
-        h, ctx.cache = rnn_forward(x, h0, Wx, Wh, b)
-        return h
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dh):
-        return rnn_backward(dh, ctx.cache)
-
-
 class RNN(nn.Module):
     """A vanilla RNN layer that trains through :func:`rnn_backward`.
 
@@ -152,7 +139,8 @@ class RNN(nn.Module):
 
     def forward(self, x, h0):
         """x (N, T, D), h0 (N, H) -> h (N, T, H)."""
-        return _RNNFunction.apply(*at_autocast_precision(x, h0, self.Wx, self.Wh, self.b))
+        tensors = at_autocast_precision(x, h0, self.Wx, self.Wh, self.b)
+        return HandWritten.apply(rnn_forward, rnn_backward, *tensors)
 
     def step_forward(self, x, prev_h):
         """x (N, D), prev_h (N, H) -> next_h (N, H)."""

@@ -36,17 +36,6 @@ def check_tensors(**arguments):
     return sizes
 
 
-def at_autocast_precision(*tensors):
-    """The tensors in the dtype of an active ``torch.autocast``; unchanged where there is none.
-
-    A custom autograd function sees its inputs as they are, so a module casts before it calls one.
-    """
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device) or tensors[0].dtype == torch.float64:
-        return tensors
-    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)
-
-
 def _expected(letter, sizes, size):
     factor = letter.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     return int(factor) * sizes[letter[len(factor) :]] if factor.isdigit() else size

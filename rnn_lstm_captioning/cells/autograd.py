@@ -1,0 +1,55 @@
+"""How PyTorch's autograd comes to use a forward and a backward pass that were written by hand."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def first_derivative_only(backward: Callable) -> Callable:
+    """For the backward of a ``torch.autograd.Function``: refuse to take the gradient of a gradient, which would
+    silently be zero."""
+
+    @functools.wraps(backward)
+    def checked(ctx, *gradients: Tensor) -> object:
+        if torch.is_grad_enabled():  # as it is with create_graph=True
+            raise RuntimeError(
+                "a backward pass that was written by hand has no derivative: leave out create_graph=True"
+            )
+        return backward(ctx, *gradients)
+
+    return checked
+
+
+class HandWritten(torch.autograd.Function):
+    """``HandWritten.apply(forward, backward, *tensors)`` is ``forward(*tensors)[0]`` as one node of autograd's graph.
+
+    ``forward(*tensors)`` returns a tensor and a cache; ``backward(gradient, cache)`` returns one gradient for each
+    of the tensors, in the same order. As with PyTorch's own functions, autograd raises an error if a tensor is
+    changed in place between the two passes, and so does the gradient of a gradient, which is not written here.
+    """
+
+    @staticmethod
+    def forward(ctx, forward: Callable, backward: Callable, *tensors: Tensor) -> Tensor:
+        result, ctx.cache = forward(*tensors)
+        ctx.backward_by_hand = backward
+        ctx.save_for_backward(*tensors)
+        return result
+
+    @staticmethod
+    @first_derivative_only
+    def backward(ctx, gradient: Tensor) -> tuple:
+        ctx.saved_tensors  # noqa: B018, autograd compares the tensors' versions when they are read
+        return None, None, *ctx.backward_by_hand(gradient, ctx.cache)
+
+
+def at_autocast_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the dtype of an active ``torch.autocast``; unchanged where there is none.
+
+    Autocast does not look into :class:`HandWritten`, so a module casts before it calls one.
+    """
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device) or tensors[0].dtype == torch.float64:
+        return tensors
+    return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)

@@ -1,0 +1,156 @@
+"""Whatever memory a tensor lies in, and whatever happens to it between the two passes, the numbers are right or an
+error says why not."""
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_cells import FUNCTIONS, make_module, sequence_arguments
+from torch._dynamo.backends.common import aot_autograd
+
+from rnn_lstm_captioning.cells.arithmetic import addmm, matmul
+from rnn_lstm_captioning.layers import Affine, WordEmbedding, projected_softmax_loss, temporal_softmax_loss
+
+LAYOUTS = {
+    "contiguous": lambda x: x.clone(),
+    "transposed": lambda x: x.clone() if x.dim() < 2 else x.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "every second": lambda x: x.repeat_interleave(2, dim=-1)[..., ::2],
+    "a column": lambda x: torch.stack([x, x + 100], dim=-1)[..., 0],
+    "an offset": lambda x: torch.cat([x.flatten()[:1], x.flatten()])[1:].view(x.shape),
+    "expanded rows": lambda x: x[:1].expand_as(x),
+    "one number": lambda x: x.flatten()[0].expand_as(x),
+    "reversed in memory": lambda x: x.flip(0).contiguous().flip(0),
+}
+layouts = st.sampled_from(sorted(LAYOUTS))
+
+
+def in_layouts(arguments, names):
+    """The arguments in some layouts, and the same values in contiguous tensors."""
+    laid_out = {key: LAYOUTS[name](value) for (key, value), name in zip(arguments.items(), names)}
+    return laid_out, {key: value.clone(memory_format=torch.contiguous_format) for key, value in laid_out.items()}
+
+
+@given(st.tuples(*[st.integers(1, 9)] * 3), layouts, layouts, layouts, st.booleans())
+@settings(max_examples=150)
+def test_products(sizes, a_layout, b_layout, c_layout, is_bias):
+    M, K, P = sizes
+    a, b = LAYOUTS[a_layout](torch.randn(M, K)), LAYOUTS[b_layout](torch.randn(K, P))
+    c = LAYOUTS[c_layout](torch.randn(P) if is_bias else torch.randn(M, P))
+    with torch.no_grad():
+        torch.testing.assert_close(matmul(a, b), torch.matmul(a, b), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(addmm(c, a, b), c + torch.matmul(a, b), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("make, forward, backward, cell", FUNCTIONS)
+@given(dims=st.tuples(*[st.integers(1, 4)] * 6), names=st.lists(layouts, min_size=8, max_size=8))
+@settings(max_examples=25)
+def test_every_argument_in_every_layout(make, forward, backward, cell, dims, names):
+    arguments = {key: value.float() for key, value in make(cell, dims).items()}
+    laid_out, contiguous = in_layouts(arguments, names)
+    with torch.no_grad():  # where the products take the fast path
+        *results, cache = forward(**laid_out)
+        *expected, expected_cache = forward(**{key: value.double() for key, value in contiguous.items()})
+    for found, right in zip(results, expected):
+        torch.testing.assert_close(found.double(), right, rtol=1e-4, atol=1e-4)
+    upstream = [torch.randn_like(result) for result in results]
+    gradients = backward(*[LAYOUTS[names[0]](gradient) for gradient in upstream], cache)
+    right = backward(*[LAYOUTS[names[0]](gradient).double() for gradient in upstream], expected_cache)
+    for name, found, wanted in zip(arguments, gradients, right):
+        torch.testing.assert_close(
+            found.double(), wanted, rtol=1e-3, atol=1e-3, msg=lambda m, name=name: f"d{name}: {m}"
+        )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+def test_modules_with_weights_in_any_layout(cell, layout):
+    module = make_module(cell, 4, 5).float()
+    for name, parameter in list(module.named_parameters()):
+        setattr(module, name, torch.nn.Parameter(LAYOUTS[layout](parameter.detach())))
+    arguments = sequence_arguments(cell, (3, 4, 4, 5, 2, 2))
+    x, image = (value.float() for value in list(arguments.values())[:2])
+    found = module(x, image)
+    torch.testing.assert_close(found.double(), module.double()(x.double(), image.double()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layers_with_weights_in_any_layout(layout):
+    affine, table, lay = Affine(4, 5), WordEmbedding(7, 4), LAYOUTS[layout]
+    affine.W, affine.b = (torch.nn.Parameter(lay(p.detach())) for p in (affine.W, affine.b))
+    table.W_embed = torch.nn.Parameter(lay(table.W_embed.detach()))
+    y = lay(torch.randint(0, 7, (2, 3)))
+    x = table(y)
+    torch.testing.assert_close(x, table.W_embed[y])
+    torch.testing.assert_close(affine(x), x @ affine.W + affine.b)
+    h, W, b = (lay(torch.randn(s)).requires_grad_() for s in ((2, 3, 5), (5, 7), (7,)))
+    plain = temporal_softmax_loss(h @ W + b, y, 0)
+    torch.testing.assert_close(projected_softmax_loss(h, y, W, b, 0), plain)
+    ours = torch.autograd.grad(projected_softmax_loss(h, y, W, b, 0), [h, W, b])
+    for found, right in zip(ours, torch.autograd.grad(plain, [h, W, b])):
+        torch.testing.assert_close(found, right)
+
+
+# --------------------------------------------------------------- changed between the two passes
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+def test_what_is_changed_in_place_before_the_backward_pass_is_an_error(cell):
+    for name in ("x", "image", "Wx", "Wh", "b"):
+        module = make_module(cell, 4, 5).float()
+        arguments = sequence_arguments(cell, (3, 4, 4, 5, 2, 2))
+        x, image = (value.float() for value in list(arguments.values())[:2])
+        h = module(x, image)
+        with torch.no_grad():
+            {"x": x, "image": image, **dict(module.named_parameters())}[name].mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            h.sum().backward()
+
+
+def test_so_it_is_for_the_layers():
+    affine, x = Affine(4, 5), torch.randn(2, 4)
+    for forward, changed in (
+        (lambda: affine(x), affine.W),
+        (lambda: projected_softmax_loss(affine(x)[:, None], torch.ones(2, 1).long(), affine.W.T, x[0]), affine.W),
+    ):
+        result = forward().sum()
+        with torch.no_grad():
+            changed.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            result.backward()
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+def test_the_gradient_of_a_gradient_is_refused(cell):
+    module = make_module(cell, 4, 5)
+    x, image = list(sequence_arguments(cell, (3, 4, 4, 5, 2, 2)).values())[:2]
+    x.requires_grad_()
+    with pytest.raises(RuntimeError, match="leave out create_graph=True"):
+        torch.autograd.grad(module(x, image).sum(), x, create_graph=True)
+
+
+# ------------------------------------------------------------------------------------ the compiler
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+def test_torch_compile_gives_the_same_numbers(cell):
+    """With a backend that runs what inductor would compile: half a minute of C++ is too long for a test."""
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph.code)
+        return make_boxed_func(graph.forward)
+
+    module = make_module(cell, 4, 5).float()
+    x, image = (value.float() for value in list(sequence_arguments(cell, (3, 2, 4, 5, 2, 2)).values())[:2])
+    expected = module(x, image)
+    gradients = torch.autograd.grad(expected.sum(), list(module.parameters()))
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend=aot_autograd(fw_compiler=keep))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, image), expected, rtol=1e-4, atol=1e-5)
+    found = compiled(x, image)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for ours, right in zip(torch.autograd.grad(found.sum(), list(module.parameters())), gradients):
+        torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
+    assert len(graphs) >= 2 and not any("mkldnn" in code for code in graphs)  # inductor wants its weights constant
