@@ -1,7 +1,7 @@
-"""Evaluate an LSTM with attention checkpoint, or caption your own pictures: python test_lstm_attention.py --help"""
+"""Evaluate a checkpoint of the LSTM with attention, or caption your own images: python test_lstm_attention.py --help"""
 
-from rnn_lstm_captioning.cli_test import test_main
-from rnn_lstm_captioning.command import run_command
+from rnn_lstm_captioning.commands.common import run_command
+from rnn_lstm_captioning.commands.test import main
 
 if __name__ == "__main__":
-    run_command(lambda: test_main("attn"))
+    run_command(lambda: main(cell="attn"))

@@ -16,9 +16,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rnn_lstm_captioning.cli_train import choose_data, get_train_parser, make_captioner, make_pairs
-from rnn_lstm_captioning.command import run_command
-from rnn_lstm_captioning.preparation import autocast
-from rnn_lstm_captioning.training import Trainer
+from rnn_lstm_captioning.commands.common import run_command
+from rnn_lstm_captioning.training.precision import autocast
+
+from rnn_lstm_captioning.training.trainer import Trainer
 
 
 def main():

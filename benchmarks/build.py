@@ -77,7 +77,7 @@ def bare(folder, names):
 
 def build(folder, captions, out):
     """Start a build in a process of its own."""
-    command = [sys.executable, "-m", "rnn_lstm_captioning.data.build", "--images", folder, "--captions", captions]
+    command = [sys.executable, "-m", "rnn_lstm_captioning", "build", "--images", folder, "--captions", captions]
     command += ["--out", out, "--size", str(SIZE), "--word-threshold", "1"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -95,7 +95,7 @@ def main():
     links, names = make_links(folder, NAMES), [f"{k:06}.jpg" for k in range(NAMES)]
     write_captions(captions, names)
     sys.path.insert(0, str(ROOT))
-    from rnn_lstm_captioning.data.build import main as build_here
+    from rnn_lstm_captioning.commands.build import main as build_here
 
     arguments = f"--images {links} --captions {captions} --out {folder / 'x.pt'} --size {SIZE} --word-threshold 1"
     times = ([], [])

@@ -16,12 +16,13 @@ from cells import compare, ratio_and_quartiles
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from rnn_lstm_captioning.commands.common import reuse_memory
+from rnn_lstm_captioning.model.decoding import beam_search
+from rnn_lstm_captioning.cells.layers import evaluating
+from rnn_lstm_captioning.training.precision import autocast
+from rnn_lstm_captioning.data.vocabulary import SPECIAL_TOKENS
+
 from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
-from rnn_lstm_captioning.command import reuse_memory
-from rnn_lstm_captioning.decoding import beam_search
-from rnn_lstm_captioning.layers import evaluating
-from rnn_lstm_captioning.preparation import autocast
-from rnn_lstm_captioning.vocabulary import SPECIAL_TOKENS
 
 V = 3000
 

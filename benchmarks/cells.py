@@ -20,8 +20,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from rnn_lstm_captioning.training.precision import autocast
+
 from rnn_lstm_captioning import LSTM, RNN, AttentionLSTM
-from rnn_lstm_captioning.preparation import autocast
 
 SIZES = [(256, 16, 256, 512), (64, 16, 256, 512), (32, 16, 128, 128), (1, 16, 256, 512)]
 GRID = 4

@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rnn_lstm_captioning.vocabulary import SPECIAL_TOKENS, encode_captions
+from rnn_lstm_captioning.data.vocabulary import SPECIAL_TOKENS, encode_captions
 
 SPLITS = {"train": (118_287, 591_753), "val": (5_000, 25_014)}
 V = 10_000

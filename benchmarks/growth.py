@@ -22,9 +22,9 @@ from cells import peak_memory
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from matplotlib.figure import Figure
+from rnn_lstm_captioning.cells.layers import CHUNK, ROWS, Affine, projected_softmax_loss
 
 from rnn_lstm_captioning import LSTM
-from rnn_lstm_captioning.layers import CHUNK, ROWS, Affine, projected_softmax_loss
 
 BASE = {"N": 64, "T": 16, "H": 256, "V": 2000}
 GROWTH = {"N": [16, 64, 256, 1024], "T": [8, 16, 32, 64], "H": [128, 256, 512, 1024], "V": [1000, 4000, 16000, 64000]}

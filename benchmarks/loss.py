@@ -19,7 +19,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from rnn_lstm_captioning.layers import projected_softmax_loss
+from rnn_lstm_captioning.cells.layers import projected_softmax_loss
 
 N, T, H, V, SCORED = 256, 16, 512, 10_000, 11
 

@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     start = time.perf_counter()
-    command = [sys.executable, "-m", "rnn_lstm_captioning.demo", "--checkpoint", *args.checkpoint]
+    command = [sys.executable, "-m", "rnn_lstm_captioning", "demo", "--checkpoint", *args.checkpoint]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         url = server.stdout.readline().split()[4]

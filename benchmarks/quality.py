@@ -26,9 +26,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from matplotlib.figure import Figure
-
-from rnn_lstm_captioning.command import SCRIPTS
-from rnn_lstm_captioning.metrics import METRICS
+from rnn_lstm_captioning.commands.common import SCRIPTS
+from rnn_lstm_captioning.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 SEARCHES = {"greedy": ["--beam", "1"], "beam 5": ["--beam", "5"]}

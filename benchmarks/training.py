@@ -24,11 +24,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from rnn_lstm_captioning.commands.common import reuse_memory
+from rnn_lstm_captioning.training.batches import Pairs
+from rnn_lstm_captioning.training.precision import autocast
+from rnn_lstm_captioning.data.vocabulary import END, NULL, SPECIAL_TOKENS, START
+
 from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
-from rnn_lstm_captioning.command import reuse_memory
-from rnn_lstm_captioning.pairs import Pairs
-from rnn_lstm_captioning.preparation import autocast
-from rnn_lstm_captioning.vocabulary import END, NULL, SPECIAL_TOKENS, START
 
 PAIRS, EPOCHS, T, V, D, H = 10_000, 60, 16, 864, 256, 512
 VARIANTS = [

@@ -1,19 +1,54 @@
-"""Recurrent image captioning, from scratch: the code you read is the code that trains."""
+"""Recurrent image captioning, from scratch: the code you read is the code that trains.
 
-from .captioner import CaptioningRNN
-from .cells import *  # noqa: F403
-from .cells import __all__ as _cells
-from .encoder import ImageEncoder
-from .errors import InputError
-from .inference import load_captioner
-from .layers import WordEmbedding, temporal_softmax_loss
+Names are imported when they are first used, so that ``import rnn_lstm_captioning.cells`` loads torch and nothing else.
+"""
 
-__all__ = [
-    *_cells,
-    "CaptioningRNN",
-    "ImageEncoder",
-    "InputError",
-    "WordEmbedding",
-    "load_captioner",
-    "temporal_softmax_loss",
-]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .cells import *
+    from .cells.layers import WordEmbedding
+    from .cells.losses import temporal_softmax_loss
+    from .data.caption_file import load_captions
+    from .errors import InputError
+    from .evaluation.captions import load_captioner
+    from .evaluation.metrics import score_captions
+    from .model.captioner import CaptioningRNN, ModelSettings, build_captioner
+    from .model.checkpoint import save_checkpoint
+    from .model.decoding import Decoding
+    from .model.encoder import ImageEncoder
+    from .training.features import prepare_training
+    from .training.settings import DataSettings, TrainingSettings
+    from .training.trainer import Trainer, evaluate
+
+_MODULES = {
+    "cells.layers": ["WordEmbedding"],
+    "cells.losses": ["temporal_softmax_loss"],
+    "data.caption_file": ["load_captions"],
+    "errors": ["InputError"],
+    "evaluation.captions": ["load_captioner"],
+    "evaluation.metrics": ["score_captions"],
+    "model.captioner": ["CaptioningRNN", "ModelSettings", "build_captioner"],
+    "model.checkpoint": ["save_checkpoint"],
+    "model.decoding": ["Decoding"],
+    "model.encoder": ["ImageEncoder"],
+    "training.features": ["prepare_training"],
+    "training.settings": ["DataSettings", "TrainingSettings"],
+    "training.trainer": ["Trainer", "evaluate"],
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    home = importlib.import_module(f".{_HOMES.get(name, 'cells')}", __name__)
+    if not hasattr(home, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    cells = importlib.import_module(".cells", __name__)
+    return sorted([*_HOMES, *(name for name in vars(cells) if not name.startswith("_"))])

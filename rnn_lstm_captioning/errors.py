@@ -2,8 +2,8 @@
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message says what, why, and what to do (exit code 2)."""
+    """Something that the user gave can't be used; the message says what, why, and what to do (exit code 2)."""
 
 
 class RunFailed(RuntimeError):
-    """A run cannot go on; the message says why, and what may help (exit code 1)."""
+    """A run can't continue; the message says why, and what may help (exit code 1)."""

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what is read from them can do no harm."""
+"""Files appear complete or not at all, and a file that is read can do no harm."""
 
 import errno
 import glob
@@ -7,18 +7,20 @@ import pickle
 import re
 import socket
 import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
 @contextmanager
-def replacing(path):
-    """A temporary path beside ``path``, moved into its place once it is written and on the disk.
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, renamed to ``path`` when it is written and flushed to the disk.
 
-    The folder is made if it is missing. If the block fails, or the process is killed, what was at
-    ``path`` stays untouched; the temporary file is removed, after a kill by the next writer.
+    A missing folder is made. If the block fails, or the process is killed, the file at ``path`` stays
+    as it was; the temporary file is removed, after a kill by the next writer.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ def _sync(path):
 
 def _is_running(pid):
     if os.name != "posix" or not pid.isdigit():
-        return True  # who knows
+        return True  # it can't be found out
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -60,19 +62,19 @@ def _is_running(pid):
     return True
 
 
-def save(value, path):
-    """Write a dict of tensors and plain values to ``path``, whole or not at all. Raises: OSError."""
+def save(value: object, path: str | Path) -> None:
+    """Write a dict of tensors and plain values to ``path``, completely or not at all. Raises: OSError."""
     with replacing(path) as unfinished, open(unfinished, "wb") as file:
         try:
             torch.save(value, file)
-        except RuntimeError as error:  # torch hides what went wrong
+        except RuntimeError as error:  # torch hides the cause
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
-def load(path, mmap=False):
-    """Read what :func:`save` or torch.save has written: tensors and plain values, never code.
+def load(path: str | Path, mmap: bool = False) -> Any:
+    """Read what :func:`save` or torch.save wrote: tensors and plain values, never code.
 
     Raises: FileNotFoundError; ValueError that says why the file cannot be used.
     """
@@ -83,7 +85,7 @@ def load(path, mmap=False):
                 if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
                     raise ValueError("it is compressed, or claims to hold more than it does")
                 for part in archive.namelist():
-                    if not mmap or part.endswith("data.pkl"):  # what is mapped is too large to be read now
+                    if not mmap or part.endswith("data.pkl"):  # a mapped part is too large to be read now
                         _check_sum(archive, part)
         else:
             mmap = False  # files in the format before torch 1.6 cannot be mapped
@@ -113,8 +115,8 @@ def _check_sum(archive, name):
 
 
 def _check_pickle(content):
-    if b"\nbytearray\n" in content:  # torch would make one of any size
-        raise ValueError("it makes a bytearray, which no file of tensors and plain values needs")
+    if b"\nbytearray\n" in content:  # torch would allocate one of any size
+        raise ValueError("it creates a bytearray, which no file of tensors and plain values needs")
 
 
 def _is_whole(tensor):
@@ -124,7 +126,7 @@ def _is_whole(tensor):
 
 
 def _tensors(value):
-    """All tensors in nested dicts, lists and tuples, each container looked at once."""
+    """All tensors in nested dicts, lists and tuples; each container is visited once."""
     seen, waiting = set(), [value]
     while waiting:
         value = waiting.pop()
@@ -135,6 +137,6 @@ def _tensors(value):
             waiting += value.values() if isinstance(value, dict) else value
 
 
-def cache_folder():
-    """The user's folder for files that can be made again."""
+def cache_folder() -> Path:
+    """The user's folder for files that can be computed again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rnn_lstm_captioning"

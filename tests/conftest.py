@@ -2,11 +2,10 @@ import os
 
 import pytest
 import torch
-from helpers import CELLS
+from helpers import CELLS, run_train
 from hypothesis import settings
 from PIL import Image
 
-from rnn_lstm_captioning.cli_train import train_main
 from rnn_lstm_captioning.data.scenes import make_scenes
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -28,7 +27,7 @@ def trained_cells(scenes_file, tmp_path_factory):
     flags = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 16 --wordvec-dim 8 --quiet --epochs 10"
     flags += " --learning-rate 0.01 --batch-size 10"
     for cell in CELLS:
-        train_main(cell, ["--data", str(scenes_file), "--out", str(folder), "--device", "cpu", *flags.split()])
+        run_train(cell, ["--data", str(scenes_file), "--out", str(folder), "--device", "cpu", *flags.split()])
     Image.effect_mandelbrot((90, 70), (-2, -1.5, 1, 1.5), 50).save(folder / "photo.png")
     return folder
 

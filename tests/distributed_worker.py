@@ -1,19 +1,21 @@
 """What test_distributed.py runs under torchrun, and in one process: each check's results go into a file."""
 
 import sys
-from types import SimpleNamespace
+from dataclasses import replace
 
 import torch
-from helpers import random_captions, tiny_captioner
+from helpers import CELLS, random_captions, tiny_captioner
 
-from rnn_lstm_captioning import distributed
-from rnn_lstm_captioning.encoder import ImageEncoder, encode_all
-from rnn_lstm_captioning.pairs import Pairs, evaluate
-from rnn_lstm_captioning.preparation import autocast
-from rnn_lstm_captioning.training import Trainer
+from rnn_lstm_captioning.model.encoder import ImageEncoder
+from rnn_lstm_captioning.training import distributed
+from rnn_lstm_captioning.training.batches import Pairs
+from rnn_lstm_captioning.training.features import FeaturePass, encode_all
+from rnn_lstm_captioning.training.settings import TrainingSettings
+from rnn_lstm_captioning.training.trainer import Trainer, evaluate
 
-SETTINGS = dict(optimizer="adam", weight_decay=0.0, learning_rate=1e-3, batch_size=4, batching="padded", epochs=1)
-SETTINGS |= dict(seed=0, dry_run=False, device="cpu", schedule="constant", clip=0, patience=0, quiet=True, save_every=0)
+SETTINGS = TrainingSettings(
+    optimizer="adam", weight_decay=0.0, batch_size=4, epochs=1, schedule="constant", clip=0, quiet=True
+)
 
 
 def gradients(cell, num_rows):
@@ -23,9 +25,9 @@ def gradients(cell, num_rows):
     captioner.image_encoder.requires_grad_(False)
     features = torch.randn(num_rows, 6, 2, 2)
     pairs = Pairs(random_captions(num_rows, 9, 12), torch.arange(num_rows), features=features)
-    trainer = Trainer(captioner, pairs, pairs, SimpleNamespace(**SETTINGS), None, autocast("cpu", "fp32"))
+    trainer = Trainer(captioner, pairs, pairs, SETTINGS)
     trainer.train_one_batch(torch.arange(num_rows))
-    loss = evaluate(captioner, pairs, 2, "cpu", autocast("cpu", "fp32"))
+    loss = evaluate(captioner, pairs, 2)
     return {name: p.grad for name, p in captioner.named_parameters() if p.grad is not None}, loss
 
 
@@ -35,8 +37,7 @@ def repeats():
     captioner = tiny_captioner("attn", V=50, D=20, H=30).float()
     captioner.image_encoder.requires_grad_(False)
     pairs = Pairs(random_captions(9, 9, 50), torch.arange(9), features=torch.randn(9, 6, 2, 2))
-    settings = SimpleNamespace(**SETTINGS | {"learning_rate": 0.0})
-    trainer, found = Trainer(captioner, pairs, pairs, settings, None, autocast("cpu", "fp32")), []
+    trainer, found = Trainer(captioner, pairs, pairs, replace(SETTINGS, learning_rate=1e-30)), []
     for _ in range(3):
         trainer.train_one_batch(torch.arange(9))
         found.append([p.grad.clone() for p in captioner.parameters() if p.grad is not None])
@@ -44,23 +45,24 @@ def repeats():
 
 
 def main(folder):
-    with distributed.joined("cpu"):
-        found = {f"{cell} {rows}": gradients(cell, rows) for cell in ("rnn", "lstm", "attn") for rows in (1, 2, 7)}
+    with distributed.process_group("cpu"):
+        found = {f"{cell} {rows}": gradients(cell, rows) for cell in CELLS for rows in (1, 2, 7)}
         found["repeats"] = repeats()
         torch.manual_seed(5)
-        distributed.seed_apart(5)
-        found["random"] = distributed.gather(torch.rand(()).item())
+        distributed.seed_per_rank(5)
+        found["random"] = distributed.all_gather(torch.rand(()).item())
         torch.manual_seed(1)
         encoder = ImageEncoder(False, name="squeezenet1_1")
+        four = FeaturePass(batch_size=4, progress=False)
         images = torch.randint(0, 256, (23, 3, 64, 64), dtype=torch.uint8)
-        found["features"] = encode_all(encoder, images, f"{folder}/cache{distributed.count()}", batch_size=4).clone()
-        found["uncached"] = encode_all(encoder, images, batch_size=4)
-        found["gathered"] = distributed.gather([distributed.rank()])
-        found["first"] = distributed.from_first(lambda: distributed.rank() + 10)
-        found["any"] = [distributed.any_of(distributed.rank() == 1), distributed.any_of(False)]
-        shares = distributed.gather(distributed.share(torch.arange(5)).tolist())
+        found["features"] = encode_all(encoder, images, four, f"{folder}/cache{distributed.world_size()}").clone()
+        found["uncached"] = encode_all(encoder, images, four)
+        found["gathered"] = distributed.all_gather([distributed.rank()])
+        found["first"] = distributed.from_rank_0(lambda: distributed.rank() + 10)
+        found["any"] = [distributed.any_rank(distributed.rank() == 1), distributed.any_rank(False)]
+        shares = distributed.all_gather(distributed.shard(torch.arange(5)).tolist())
         found["shares"] = [row for share in shares for row in share]
-        torch.save(found, f"{folder}/of_{distributed.count()}_{distributed.rank()}.pt")
+        torch.save(found, f"{folder}/of_{distributed.world_size()}_{distributed.rank()}.pt")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""Small models and data for the tests."""
+"""Small models and data for the tests, which run over the registry of cells: a new cell needs no line here."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from rnn_lstm_captioning import CaptioningRNN
-from rnn_lstm_captioning.vocabulary import END, NULL, SPECIAL_TOKENS, START
+from rnn_lstm_captioning import CaptioningRNN, cells
+from rnn_lstm_captioning.classroom.checking import make_arguments
+from rnn_lstm_captioning.commands import test, train
+from rnn_lstm_captioning.data.vocabulary import END, NULL, SPECIAL_TOKENS, START
 
-CELLS = ("rnn", "lstm", "attn")
+CELLS = tuple(cells.CELLS)
 
 
 class TinyEncoder(nn.Module):
@@ -40,3 +44,25 @@ def random_captions(R, L, V, generator=None):
         row[1 : length + 1] = torch.randint(4, V, (length,), generator=generator)
         row[length + 1] = END
     return captions
+
+
+def run_train(cell: str, arguments: Sequence[str]) -> None:
+    """What train_<cell>.py does."""
+    train.main(arguments, cell)
+
+
+def run_test(cell: str, arguments: Sequence[str]) -> None:
+    """What test_<cell>.py does."""
+    test.main(arguments, cell)
+
+
+CELLS_BY_NAME = cells.CELLS
+PREFIXES = [cell.prefix for cell in cells.CELLS.values()]
+MODULES = {cell.prefix: cell for cell in cells.CELLS.values()}
+
+
+def function_arguments(name, dims):
+    """Random arguments in float64 for a forward such as "lstm_step_forward". Args: dims: N, T, D, H, grid_h, grid_w."""
+    sizes = dict(zip(("N", "T", "D", "H", "grid_h", "grid_w"), dims))
+    seed = int(torch.randint(2**31, ()))
+    return {k: v / 0.7 for k, v in make_arguments(name, sizes, seed, torch.float64).items()}

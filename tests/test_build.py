@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rnn_lstm_captioning import InputError
-from rnn_lstm_captioning.data import build as module
-from rnn_lstm_captioning.data.build import main
-from rnn_lstm_captioning.data.files import load_captions
+from rnn_lstm_captioning.commands.build import main
+from rnn_lstm_captioning.data import building as module
+from rnn_lstm_captioning.data.caption_file import load_captions
 from rnn_lstm_captioning.data.images import find_images, load_image, load_images, random_crops, try_to_load
+from rnn_lstm_captioning.data.vocabulary import decode_captions
 from rnn_lstm_captioning.errors import RunFailed
-from rnn_lstm_captioning.vocabulary import decode_captions
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_folder_and_a_csv_become_a_caption_file(photos):
         for name, image, row in zip(split.image_names, split.images, range(len(split.images))):
             k = int(name.removesuffix(".png"))
             assert torch.equal(image[:, 5, 5], torch.tensor([20 * k, 0, 255], dtype=torch.uint8))
-            texts = decode_captions(split.captions[split.image_index == row], data.idx_to_token)
+            texts = decode_captions(split.captions[split.image_index == row], data.idx_to_word)
             assert texts[1] == "it is blue or so"
             if split is train:
                 assert texts[0] == f"a picture number {k}"
@@ -71,10 +71,8 @@ def test_lists_choose_the_splits_and_bad_pictures_are_named(photos):
     assert data.splits["train"].image_names == ["0.png", "1.png", "2.png", "6.png", "7.png"]
     assert data.splits["val"].image_names == ["8.png", "9.png"]
     report = (photos / "x_report.txt").read_text()
-    assert (
-        "train: pictures that could not be used: 3\n  3.png: " in report and "  5.png: there is no such file" in report
-    )
-    assert "val: pictures of the list without a caption: 1\n  77.png" in report
+    assert "train: images that could not be used: 3\n  3.png: " in report and "  5.png: there is no such file" in report
+    assert "val: images of the list without a caption: 1\n  77.png" in report
 
 
 def coco_json(path, ids):
@@ -108,7 +106,7 @@ def test_a_karpathy_file_brings_three_splits(photos):
     assert data.splits["test"].references == [["number 3"]]
 
 
-def test_an_interrupted_build_goes_on_where_it_was(photos, monkeypatch):
+def test_an_interrupted_build_continues_where_it_stopped(photos, monkeypatch):
     names = [f"{k % 12}.png" for k in range(600)]  # more than two parts of 256
     for k in range(12, 600):
         (photos / f"photos/{k}.png").write_bytes((photos / f"photos/{names[k]}").read_bytes())
@@ -169,14 +167,14 @@ def test_wrong_input_is_one_sentence(photos, monkeypatch):
     (photos / "empty.csv").write_text("image,caption\n")
     fails("holds no captions", "--captions", photos / "empty.csv")
     (photos / "other.csv").write_text("image,caption\na.jpg,hello\nb.jpg,hello\n")
-    fails("none of the 1 train pictures could be read; the first: .*no such file", "--captions", photos / "other.csv")
+    fails("none of the 1 train images could be read; the first: .*no such file", "--captions", photos / "other.csv")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Usage(10, 9, 1))
     with pytest.raises(RunFailed, match="GB free, the build needs"):
         build(photos)
     monkeypatch.undo()
     (photos / "both.txt").write_text("1.png\n")
     fails(
-        "1 pictures are in both lists, train and val: 1.png for one",
+        "1 images are in both lists, train and val, such as 1.png",
         "--train-list",
         photos / "both.txt",
         "--val-list",
@@ -184,7 +182,23 @@ def test_wrong_input_is_one_sentence(photos, monkeypatch):
     )
 
 
-# ------------------------------------------------------------------------------- single pictures
+def test_no_parts_are_left_behind_whatever_the_name(photos):
+    arguments = ["--images", photos / "photos", "--captions", photos / "captions.txt", "--word-threshold", "1"]
+    (photos / ".d1.pt.parts-0123").mkdir()  # another build's: [1] is no pattern
+    for name in ("d[1].pt", "a*b?.pt"):
+        main([str(argument) for argument in [*arguments, "--out", photos / name, "--size", "32"]])
+        assert load_captions(photos / name).splits
+    assert [path.name for path in photos.glob(".*")] == [".d1.pt.parts-0123"]
+
+
+def test_the_file_of_captions_is_not_overwritten(photos):
+    before = (photos / "captions.txt").read_bytes()
+    with pytest.raises(InputError, match="--out .*captions.txt is the file of captions itself"):
+        build(photos, "--out", photos / "captions.txt")
+    assert (photos / "captions.txt").read_bytes() == before
+
+
+# --------------------------------------------------------------------------------- single images
 
 
 def test_every_mode_becomes_rgb(tmp_path):
@@ -216,7 +230,7 @@ def test_exif_orientation_is_applied(tmp_path):
     assert loaded[:, :12].mean() > 240 and loaded[:, 20:].mean() < 15
 
 
-def test_a_damaged_exif_block_does_not_cost_the_picture(tmp_path):
+def test_an_image_with_a_damaged_exif_block_is_loaded(tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a description"
     Image.new("RGB", (80, 40), "red").save(tmp_path / "x.jpg", exif=exif)
@@ -245,7 +259,7 @@ def test_dollars_are_no_formulas(photos):
     assert build(photos).splits["val"].references[0][0].startswith("$5_ and $% off")
 
 
-def test_broken_pictures_are_reported_and_the_rest_is_loaded(tmp_path):
+def test_damaged_images_are_reported_and_the_rest_is_loaded(tmp_path):
     Image.new("RGB", (10, 10), "red").save(tmp_path / "good.png")
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "notes.txt").write_text("hello")
@@ -280,7 +294,7 @@ FILES = {kind: encoded(kind) for kind in KINDS}
     st.integers(0, 10**6),
     st.binary(max_size=8),
 )
-def test_a_mutated_picture_is_loaded_or_refused_in_one_sentence(kind, mutation, position, noise):
+def test_a_mutated_image_is_loaded_or_refused_in_one_sentence(kind, mutation, position, noise):
     data = FILES[kind]
     position %= len(data)
     mutated = {
@@ -297,7 +311,7 @@ def test_a_mutated_picture_is_loaded_or_refused_in_one_sentence(kind, mutation, 
         assert isinstance(reason, str) and reason
 
 
-def test_pictures_of_extreme_shapes(tmp_path):
+def test_images_of_extreme_shapes(tmp_path):
     for size in ((1, 1), (30_000, 1), (1, 30_000), (30_000, 40)):
         Image.new("RGB", size, (9, 99, 199)).save(tmp_path / "x.png")
         image, reason = try_to_load(tmp_path / "x.png", 32)
@@ -308,7 +322,7 @@ def test_pictures_of_extreme_shapes(tmp_path):
     assert try_to_load(tmp_path, 32)[0] is None  # a folder
 
 
-def test_random_crops_are_squares_of_the_picture_and_half_of_them_mirrored():
+def test_random_crops_are_squares_of_the_image_and_half_of_them_mirrored():
     images = torch.arange(3 * 10 * 10, dtype=torch.int32).view(1, 3, 10, 10).expand(200, 3, 10, 10)
     crops = random_crops(images, 7)
     assert crops.shape == (200, 3, 7, 7) and crops.dtype == images.dtype

@@ -2,14 +2,15 @@ import math
 
 import pytest
 import torch
-from helpers import CELLS, TinyEncoder, random_captions, tiny_captioner, words_to_idx
+from helpers import CELLS, CELLS_BY_NAME, TinyEncoder, random_captions, tiny_captioner, words_to_idx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnn_lstm_captioning import CaptioningRNN, ImageEncoder, temporal_softmax_loss
-from rnn_lstm_captioning.pairs import Pairs
-from rnn_lstm_captioning.vocabulary import END, NULL, START, UNK
+from rnn_lstm_captioning.data.vocabulary import END, NULL, START, UNK
+from rnn_lstm_captioning.training.batches import Pairs
+from rnn_lstm_captioning.training.trainer import caption_loss
 
 
 def images(N, side=64):
@@ -30,7 +31,8 @@ def test_first_loss_is_ln_V_per_scored_word(cell):
 def test_parameter_count(cell):
     V, D, H, C = 50, 8, 16, TinyEncoder.out_channels
     captioner = tiny_captioner(cell, V=V, D=D, H=H)
-    gates = {"rnn": H * (D + H + 1), "lstm": 4 * H * (D + H + 1), "attn": 4 * H * (D + 2 * H + 1)}[cell]
+    blocks, inputs = {"rnn": (1, H), "lstm": (4, H), "gru": (3, H), "attn": (4, 2 * H)}[cell]
+    gates = blocks * H * (D + inputs + 1)
     expected = V * D + (C + 1) * H + gates + (H + 1) * V
     counted = sum(p.numel() for name, p in captioner.named_parameters() if not name.startswith("image_encoder"))
     assert counted == expected
@@ -111,15 +113,15 @@ def check_sample(captioner, images, T):
 def test_sample_ends_early_when_all_captions_have_ended(monkeypatch):
     captioner = tiny_captioner("lstm")
     captioner.vocabulary_projection.b.data[END] = 1e3
-    steps, advance = [], captioner.advance
-    monkeypatch.setattr(captioner, "advance", lambda *a: steps.append(1) or advance(*a))
+    steps, step = [], captioner.step
+    monkeypatch.setattr(captioner, "step", lambda *a: steps.append(1) or step(*a))
     captions = captioner.sample(images(3), max_length=9)
     assert len(steps) == 1 and captions[:, 0].eq(END).all() and captions[:, 1:].eq(NULL).all()
 
 
 def test_wrong_constructor_arguments():
-    with pytest.raises(ValueError, match="cell_type is 'gru', wanted one of rnn, lstm, attn"):
-        tiny_captioner("gru")
+    with pytest.raises(ValueError, match="cell_type is 'mgu', wanted one of rnn, lstm, gru, attn"):
+        tiny_captioner("mgu")
     with pytest.raises(ValueError, match="input_dim is 400, but the features of tiny have 6 channels"):
         tiny_captioner("rnn", input_dim=400)
     assert tiny_captioner("rnn", input_dim=6).image_encoder.out_channels == 6
@@ -155,7 +157,7 @@ def test_bf16_autocast_stays_close_to_fp32():
 # ---------------------------------------------------------------------- conditioning and batching
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if not CELLS_BY_NAME[cell].uses_grid])
 def test_the_first_token_is_the_projected_image(cell):
     captioner = tiny_captioner(cell, image_input="first-token", image_norm="batchnorm")
     captions, features = random_captions(4, 7, 12), torch.randn(4, 6, 2, 3, dtype=torch.float64)
@@ -171,9 +173,9 @@ def test_the_first_token_is_the_projected_image(cell):
     expected = temporal_softmax_loss(scores, captions[:, 1:], NULL)
     torch.testing.assert_close(captioner.loss(features, captions), expected, rtol=1e-12, atol=0)
     # and word by word
-    state, image = captioner.begin(features)
+    state, image = captioner.start(features)
     for t in range(6):
-        step_scores, state, _ = captioner.advance(captions[:, t], state, image)
+        step_scores, state, _ = captioner.step(captions[:, t], state, image)
         torch.testing.assert_close(step_scores, scores[:, t])
 
 
@@ -193,7 +195,7 @@ def test_wrong_conditioning():
         tiny_captioner("rnn", image_input="top")
     with pytest.raises(ValueError, match="image_norm is 'layer', wanted one of none, batchnorm"):
         tiny_captioner("rnn", image_norm="layer")
-    with pytest.raises(ValueError, match="attn looks at the grid at every step"):
+    with pytest.raises(ValueError, match="attn reads the grid at every step"):
         tiny_captioner("attn", image_input="first-token")
 
 
@@ -206,14 +208,14 @@ def test_batches_hold_every_caption_once(R, batch_size, seed, by_length, in_loop
     images = {"images": torch.zeros(M, 3, 1, 1)} if in_loop else {"features": torch.zeros(M, 6, 1, 1)}
     pairs = Pairs(captions, torch.randint(0, M, (R,), generator=generator), **images)
     batching = "length" if by_length else "padded"
-    batches = pairs.batches(batch_size, batching, torch.Generator().manual_seed(seed))
+    batches = pairs.row_batches(batch_size, batching, torch.Generator().manual_seed(seed))
     assert torch.cat(list(batches)).sort().values.tolist() == list(range(R))
     assert all(0 < len(rows) <= batch_size for rows in batches)
     lengths = (captions != NULL).sum(1)
     if by_length:
         assert all(len(lengths[rows].unique()) == 1 for rows in batches)
         assert len(batches) == sum(-(-count // batch_size) for count in lengths.unique(return_counts=True)[1].tolist())
-    again = pairs.batches(batch_size, batching, torch.Generator().manual_seed(seed))
+    again = pairs.row_batches(batch_size, batching, torch.Generator().manual_seed(seed))
     assert all(torch.equal(a, b) for a, b in zip(batches, again))
 
 
@@ -223,8 +225,8 @@ def test_padding_buckets_and_packed_sequences_give_the_same_loss():
     captions, features = random_captions(R, 9, V), torch.randn(R, 6, 2, 2, dtype=torch.float64)
     pairs = Pairs(captions, torch.arange(R), features=features)
     padded = captioner.loss(features, captions)
-    buckets = pairs.batches(8, "length", torch.Generator().manual_seed(0))
-    bucketed = sum(pairs.batch_loss(captioner, rows, "cpu") * len(rows) for rows in buckets) / R
+    buckets = pairs.row_batches(8, "length", torch.Generator().manual_seed(0))
+    bucketed = sum(caption_loss(captioner, pairs.batch(rows, "cpu")) * len(rows) for rows in buckets) / R
     torch.testing.assert_close(bucketed, padded, rtol=1e-10, atol=0)
 
     lstm = torch.nn.LSTM(D, H, batch_first=True).double()
@@ -248,10 +250,9 @@ def test_padding_buckets_and_packed_sequences_give_the_same_loss():
     torch.testing.assert_close(packed, padded, rtol=1e-10, atol=0)
 
 
-def test_augmented_pairs_take_other_crops_at_every_look():
+def test_augmented_pairs_have_new_crops_in_every_batch():
     captioner = tiny_captioner("lstm")
-    captioner.image_encoder.image_size = 32
-    pairs = Pairs(random_captions(6, 7, 12), torch.arange(6), images=torch.rand(6, 3, 64, 64).double(), augment=True)
-    losses = {pairs.batch_loss(captioner, torch.arange(6), "cpu").item() for _ in range(4)}
+    pairs = Pairs(random_captions(6, 7, 12), torch.arange(6), images=torch.rand(6, 3, 64, 64).double(), crop_size=32)
+    losses = {caption_loss(captioner, pairs.batch(torch.arange(6), "cpu")).item() for _ in range(4)}
     assert len(losses) == 4
-    assert pairs.sample(3).augment is False and len(pairs.sample(3)) == 3
+    assert pairs.subset(3).crop_size is None and len(pairs.subset(3)) == 3

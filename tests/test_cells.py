@@ -2,15 +2,17 @@
 
 import functools
 import re
+import sys
 
 import pytest
 import torch
+from helpers import MODULES, PREFIXES, function_arguments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import rnn_lstm_captioning.cells as cells
-from rnn_lstm_captioning.gradients import compute_numeric_gradient, rel_error
+from rnn_lstm_captioning.classroom.gradients import compute_numeric_gradient, rel_error
 
 sizes = st.integers(1, 5)
 dims = st.tuples(sizes, sizes, sizes, sizes, sizes, sizes)  # N, T, D, H, grid_h, grid_w
@@ -18,28 +20,16 @@ randn = functools.partial(torch.randn, dtype=torch.float64)
 
 
 def step_arguments(cell, dims):
-    N, T, D, H, grid_h, grid_w = dims
-    if cell == "rnn":
-        return dict(x=randn(N, D), prev_h=randn(N, H), Wx=randn(D, H), Wh=randn(H, H), b=randn(H))
-    state = dict(x=randn(N, D), prev_h=randn(N, H), prev_c=randn(N, H))
-    weights = dict(Wx=randn(D, 4 * H), Wh=randn(H, 4 * H), b=randn(4 * H))
-    if cell == "lstm":
-        return state | weights
-    b = weights.pop("b")
-    return state | dict(attn=randn(N, H)) | weights | dict(Wattn=randn(H, 4 * H), b=b)
+    return function_arguments(f"{cell}_step_forward", dims)
 
 
 def sequence_arguments(cell, dims):
-    N, T, D, H, grid_h, grid_w = dims
-    arguments = step_arguments(cell, dims)
-    weights = {name: tensor for name, tensor in arguments.items() if name[0] in "Wb"}
-    image = dict(A=randn(N, H, grid_h, grid_w)) if cell == "attention" else dict(h0=randn(N, H))
-    return dict(x=randn(N, T, D)) | image | weights
+    return function_arguments(f"{cell}_forward", dims)
 
 
 FUNCTIONS = [
     pytest.param(make, getattr(cells, f"{name}_forward"), getattr(cells, f"{name}_backward"), cell, id=name)
-    for cell in ("rnn", "lstm", "attention")
+    for cell in PREFIXES
     for name, make in ((f"{cell}_step", step_arguments), (cell, sequence_arguments))
 ]
 
@@ -135,6 +125,24 @@ def test_lstm_equals_torch_and_so_do_the_gradients(dims):
 
 
 @given(dims=dims)
+@settings(max_examples=25)
+def test_gru_equals_torch_and_so_do_the_gradients(dims):
+    N, T, D, H, *_ = dims
+    arguments = sequence_arguments("gru", dims)
+    theirs = nn.GRU(D, H, batch_first=True, dtype=torch.float64)
+    copy_weights(theirs, arguments["Wx"], arguments["Wh"], arguments["b"])
+    x, h0 = (arguments[name].clone().requires_grad_() for name in ("x", "h0"))
+    expected = theirs(x, h0[None])[0]
+    h, cache = cells.gru_forward(**arguments)
+    torch.testing.assert_close(h, expected, rtol=0, atol=1e-12)
+    dh = torch.randn_like(h)
+    expected.backward(dh)
+    right = (x.grad, h0.grad, theirs.weight_ih_l0.grad.T, theirs.weight_hh_l0.grad.T, theirs.bias_ih_l0.grad)
+    for ours, gradient in zip(cells.gru_backward(dh, cache), right):
+        torch.testing.assert_close(ours, gradient, rtol=1e-10, atol=1e-10)
+
+
+@given(dims=dims)
 def test_attention_equals_torch(dims):
     N, T, D, H, grid_h, grid_w = dims
     prev_h, A = randn(N, H), randn(N, H, grid_h, grid_w)
@@ -174,18 +182,21 @@ def copy_weights(theirs, Wx, Wh, b):
 
 
 def make_module(cell, D, H):
-    return {"rnn": cells.RNN, "lstm": cells.LSTM, "attention": cells.AttentionLSTM}[cell](D, H).double()
+    return MODULES[cell](D, H).double()
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+def image_for(cell, N, H):
+    return randn(N, H, 2, 3) if MODULES[cell].uses_grid else randn(N, H)
+
+
+@pytest.mark.parametrize("cell", PREFIXES)
 def test_module_trains_through_the_handwritten_backward(cell, monkeypatch):
     N, T, D, H = 3, 4, 5, 6
     module = make_module(cell, D, H)
-    x = randn(N, T, D).requires_grad_()
-    image = (randn(N, H, 2, 3) if cell == "attention" else randn(N, H)).requires_grad_()
+    x, image = randn(N, T, D).requires_grad_(), image_for(cell, N, H).requires_grad_()
     assert torch.autograd.gradcheck(module, (x, image))
     backward, calls = getattr(cells, f"{cell}_backward"), []
-    source = getattr(cells, cell)
+    source = sys.modules[MODULES[cell].__module__]
     monkeypatch.setattr(source, f"{cell}_backward", lambda *a: calls.append(1) or backward(*a))
     module(x, image).sum().backward()
     assert calls == [1]
@@ -196,40 +207,54 @@ def test_module_trains_through_the_handwritten_backward(cell, monkeypatch):
         torch.testing.assert_close(ours, autograd, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+@pytest.mark.parametrize("cell", PREFIXES)
 def test_steps_in_a_loop_equal_the_sequence(cell):
     N, T, D, H = 2, 5, 3, 4
-    module = make_module(cell, D, H)
-    x, A = randn(N, T, D), randn(N, H, 2, 3)
-    h, c = A.mean((2, 3)), (A.mean((2, 3)) if cell == "attention" else torch.zeros(N, H, dtype=torch.float64))
-    expected = module(x, A if cell == "attention" else h)
+    module, x, image = make_module(cell, D, H), randn(N, T, D), image_for(cell, N, H)
+    expected = module(x, image)
+    state = module.start(image)
     for t in range(T):
-        if cell == "rnn":
-            h = module.step_forward(x[:, t], h)
-        elif cell == "lstm":
-            h, c = module.step_forward(x[:, t], h, c)
-        else:
-            h, c = module.step_forward(x[:, t], h, c, cells.dot_product_attention(h, A)[0])
-        torch.testing.assert_close(h, expected[:, t], rtol=0, atol=1e-12)
+        before = state
+        state, attn_weights = module.step(x[:, t], state, image)
+        torch.testing.assert_close(state[0], expected[:, t], rtol=0, atol=1e-12)
+        assert all(part.shape == (N, H) for part in state)
+        if attn_weights is not None:
+            torch.testing.assert_close(attn_weights.sum((1, 2)), torch.ones(N, dtype=torch.float64))
+        for name, values in module.gates(x[:, t], before, image).items():
+            assert values.shape == (N, H), name
+            assert "gate" not in name or ((values > 0) & (values < 1)).all(), name
 
 
-@pytest.mark.parametrize("cell, count", [("rnn", 1), ("lstm", 4), ("attention", 4)])
-def test_initialisation_and_parameter_count(cell, count):
+def test_the_gates_explain_the_new_state():
+    x, h, c = randn(2, 3), randn(2, 4), randn(2, 4)
+    lstm, gru = make_module("lstm", 3, 4), make_module("gru", 3, 4)
+    i, f, o, g, next_c = lstm.gates(x, (h, c), h).values()
+    torch.testing.assert_close(next_c, f * c + i * g)
+    torch.testing.assert_close(lstm.step_forward(x, h, c)[0], o * next_c.tanh())
+    _, z, n = gru.gates(x, (h,), h).values()
+    torch.testing.assert_close(gru.step_forward(x, h), (1 - z) * n + z * h)
+
+
+@pytest.mark.parametrize("cell", PREFIXES)
+def test_initialisation_and_parameter_count(cell):
     D, H = 300, 200
     module = make_module(cell, D, H)
-    hidden_inputs = 2 * H if cell == "attention" else H
-    assert sum(p.numel() for p in module.parameters()) == count * H * (D + hidden_inputs + 1)
-    assert abs(module.Wx.std().item() * D**0.5 - 1) < 0.02
-    assert abs(module.Wh.std().item() * H**0.5 - 1) < 0.02
-    forget = module.b[H : 2 * H]
-    assert (forget == (0 if cell == "rnn" else 1)).all()
-    assert module.b.sum() == forget.sum()
+    weights = {name: p for name, p in module.named_parameters() if name != "b"}
+    columns = module.Wx.shape[1]
+    assert module.Wx.shape == (D, columns) and columns % H == 0 and module.b.shape == (columns,)
+    for name, weight in weights.items():
+        assert weight.shape == (D if name == "Wx" else H, columns)
+        assert abs(weight.std().item() * len(weight) ** 0.5 - 1) < 0.02, name
+    ones = slice(H, 2 * H) if cell in ("lstm", "attention") else slice(0, 0)  # the forget gate's
+    assert (module.b[ones] == 1).all() and module.b.sum() == len(module.b[ones])
+    blocks = {"rnn": 1, "lstm": 4, "gru": 3, "attention": 4}
+    assert columns == blocks.get(cell, columns // H) * H
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+@pytest.mark.parametrize("cell", PREFIXES)
 def test_autocast_gives_bf16_states_and_full_precision_gradients(cell):
     module = make_module(cell, 4, 8).float()
-    x, image = torch.randn(2, 3, 4), torch.randn(2, 8, 2, 2) if cell == "attention" else torch.randn(2, 8)
+    x, image = torch.randn(2, 3, 4), image_for(cell, 2, 8).float()
     with torch.autocast("cpu", torch.bfloat16):
         h = module(x, image)
     assert h.dtype == torch.bfloat16
@@ -244,8 +269,8 @@ def test_a_finished_graph_is_freed_without_the_garbage_collector():
 
     gc.disable()
     try:
-        for cell in ("rnn", "lstm", "attention"):
-            h = make_module(cell, 2, 4)(randn(1, 2, 2), randn(1, 4, 1, 1) if cell == "attention" else randn(1, 4))
+        for cell in PREFIXES:
+            h = make_module(cell, 2, 4)(randn(1, 2, 2), image_for(cell, 1, 4))
             alive = weakref.ref(h.grad_fn)
             del h
             assert alive() is None, cell
@@ -304,9 +329,10 @@ def test_numeric_gradient_of_a_known_function():
     assert rel_error(compute_numeric_gradient(lambda x: x**3, x, upstream), 3 * x**2 * upstream) < 1e-6
 
 
-@pytest.mark.parametrize("file, prefix", [("rnn", "RNN"), ("lstm", "LSTM"), ("attention", "ATT")])
-def test_every_equation_has_its_own_tag(file, prefix):
+@pytest.mark.parametrize("cell", PREFIXES)
+def test_every_equation_has_its_own_tag(cell):
     """The docs refer to the lines by these tags."""
-    with open(getattr(cells, file).__file__, encoding="utf-8") as source:
-        tags = re.findall(rf"\({prefix}-(\d+)\)$", source.read(), re.MULTILINE)
-    assert sorted(map(int, tags)) == list(range(1, len(tags) + 1))
+    with open(sys.modules[MODULES[cell].__module__].__file__, encoding="utf-8") as source:
+        tags = re.findall(r"\(([A-Z]+)-(\d+)\)$", source.read(), re.MULTILINE)
+    assert len({name for name, _ in tags}) == 1
+    assert sorted(int(number) for _, number in tags) == list(range(1, len(tags) + 1))

@@ -1,4 +1,4 @@
-"""The checker finds planted mistakes and calls them by name, and finds none in right solutions."""
+"""The checker finds planted mistakes and names them, and finds none in right solutions."""
 
 import json
 import subprocess
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rnn_lstm_captioning import InputError
-from rnn_lstm_captioning.check import ORDER, main, work
+from rnn_lstm_captioning.classroom.checking import ORDER, work
+from rnn_lstm_captioning.commands.check import main
 
 LEARNERS = Path(__file__).parent / "learners"
 RIGHT = (LEARNERS / "in_numpy.py").read_text()
@@ -57,7 +58,7 @@ PLANTED = [
     ("rnn_step_forward", "a = x", "x += 1; a = x", "changes its argument x in place"),
     ("rnn_step_forward", "np.tanh(a)", "np.tanh(a) + 1e-4", None),
     ("rnn_step_backward", "(1 - next_h**2)", "1", "derivative of tanh is missing"),
-    ("rnn_step_backward", "(1 - next_h**2)", "(1 - np.tanh(next_h)**2)", "taken of the wrong thing"),
+    ("rnn_step_backward", "(1 - next_h**2)", "(1 - np.tanh(next_h)**2)", "uses the wrong value"),
     ("rnn_step_backward", "(1 - next_h**2)", "(1 - a**2)", "1 - a^2 instead of"),
     ("rnn_step_backward", "(1 - next_h**2)", "(1 - prev_h**2)", "the state before the step"),
     ("rnn_step_backward", "(1 - next_h**2)", "(1 - next_h)", "square is missing"),
@@ -80,10 +81,10 @@ PLANTED = [
     ("lstm_step_forward", "g = np.tanh(", "g = sigmoid(", "g has a sigmoid"),
     ("lstm_step_forward", "f * prev_c + i * g", "i * prev_c + f * g", "the gates are swapped: they are f i o g"),
     ("lstm_step_forward", "f * prev_c + i * g", "f * prev_c + g", "input gate is missing"),
-    ("lstm_step_forward", "f * prev_c + i * g", "i * g", "cell state before is dropped"),
+    ("lstm_step_forward", "f * prev_c + i * g", "i * g", "previous cell state is dropped"),
     ("lstm_step_forward", "return next_h, next_c", "return next_c, next_h", "wrong order"),
     ("lstm_step_backward", "dnext_c + dnext_h", "dnext_h", "dnext_c is ignored"),
-    ("lstm_step_backward", "dnext_c + dnext_h * o * (1 - tanh_c**2)", "dnext_c", "way from dh into the cell state"),
+    ("lstm_step_backward", "dnext_c + dnext_h * o * (1 - tanh_c**2)", "dnext_c", "path from dh into the cell state"),
     ("lstm_step_backward", "(1 - tanh_c**2)", "(1 - next_c**2)", "1 - c^2 instead of"),
     ("lstm_step_backward", " * (1 - tanh_c**2)", "", "derivative of tanh(c) is missing"),
     ("lstm_step_backward", "dc * prev_c", "dc * next_c", "the cell state after the step"),
@@ -93,8 +94,8 @@ PLANTED = [
     ("lstm_step_backward", "dg * (1 - g**2)", "dg * (1 - g)", "square is missing in the derivative of g"),
     ("lstm_step_backward", "df * f * (1 - f)", "df * f", "f * (1 - f), not f alone"),
     ("lstm_step_backward", "do * o * (1 - o)", "do", "sigmoid is missing on o"),
-    ("lstm_step_backward", "dg = dc * i", "dg = dc * f", "da_g is made with the forget gate"),
-    ("lstm_step_backward", "dprev_c = dc * f", "dprev_c = dc * o", "dprev_c is made with the output gate"),
+    ("lstm_step_backward", "dg = dc * i", "dg = dc * f", "da_g uses the forget gate"),
+    ("lstm_step_backward", "dprev_c = dc * f", "dprev_c = dc * o", "dprev_c uses the output gate"),
     ("lstm_step_backward", "prev_h.T.dot(da)", "(o * tanh_c).T.dot(da)", "state after the step"),
     ("lstm_step_backward", "di = dc * g\n    df = dc * prev_c", "di = dc\n    df = dc", "look at da of i, f"),
     ("lstm_step_backward", "di * i * (1 - i), df * f * (1 - f)", "df * f * (1 - f), di * i * (1 - i)", "gradients are swapped"),
@@ -102,8 +103,35 @@ PLANTED = [
     ("lstm_forward", "prev_h, prev_c, step =", "prev_h, _, step =", "cell state is not carried"),
     ("lstm_backward", "dprev_c, dWx_t", "_, dWx_t", "gradient of the cell state is not carried"),
     ("lstm_backward", "dh[:, t] + dprev_h", "dh[:, t]", "gradient of h_{t-1} is not carried"),
+    ("gru_step_forward", "+ b", "", "bias b is forgotten"),
+    ("gru_step_forward", "r * u_n", "u_n", "reset gate is missing"),
+    ("gru_step_forward", "+ r * u_n", "+ (r * prev_h).dot(Wh[:, 2 * H :])", "multiplies h before the product"),
+    ("gru_step_forward", "p[:, 2 * H :] + r * u_n", "r * (p[:, 2 * H :] + u_n)", "multiplies x Wx + b too"),
+    ("gru_step_forward", "(1 - z) * n + z * prev_h", "z * n + (1 - z) * prev_h", "z and 1 - z are swapped"),
+    ("gru_step_forward", "(1 - z) * n + z * prev_h", "n + z * prev_h", "not multiplied by 1 - z"),
+    ("gru_step_forward", " + z * prev_h", "", "previous state is dropped"),
+    ("gru_step_forward", "n = np.tanh(", "n = sigmoid(", "n has a sigmoid"),
+    ("gru_step_forward", "n = np.tanh(", "n = (", "tanh is missing on n"),
+    ("gru_step_forward", "r = sigmoid(p[:, :H] + u[:, :H])\n    z = sigmoid(p[:, H : 2 * H] + u[:, H : 2 * H])", "z = sigmoid(p[:, :H] + u[:, :H])\n    r = sigmoid(p[:, H : 2 * H] + u[:, H : 2 * H])", "they are z r n instead of r z n"),
+    ("gru_step_forward", "sigmoid(", "(", "sigmoids of r and z are missing"),
+    ("gru_step_backward", " + dnext_h * z", "", "direct path is missing"),
+    ("gru_step_backward", " + dnext_h * z", " + dnext_h * (1 - z)", "direct path uses 1 - z"),
+    ("gru_step_backward", "da_n * r])", "da_n])", "reset gate is missing in du_n"),
+    ("gru_step_backward", "prev_h.T.dot(du)", "prev_h.T.dot(dp)", "dWh uses da_n"),
+    ("gru_step_backward", "(prev_h - n)", "(n - prev_h)", "dz has the wrong sign"),
+    ("gru_step_backward", "(prev_h - n)", "prev_h", "a part of dz is missing"),
+    ("gru_step_backward", "dnext_h * (1 - z)", "dnext_h * z", "dn uses z"),
+    ("gru_step_backward", "dr = da_n * u_n", "dr = 0 * u_n", "path through the reset gate"),
+    ("gru_step_backward", "(1 - n**2)", "1", "derivative of n's tanh is missing"),
+    ("gru_step_backward", "(1 - n**2)", "(1 - n)", "square is missing in the derivative of n"),
+    ("gru_step_backward", " * r * (1 - r)", " * r", "r * (1 - r), not r alone"),
+    ("gru_step_backward", " * z * (1 - z)", "", "sigmoid is missing on z"),
+    ("gru_step_backward", "du.dot(Wh.T)", "dp.dot(Wh.T)", None),
+    ("gru_step_backward", "prev_h.T.dot(du)", "((1 - z) * n + z * prev_h).T.dot(du)", "state after the step"),
+    ("gru_backward", "dh[:, t] + dprev_h", "dh[:, t]", "not carried"),
+    ("gru_forward", "x[:, t], prev_h,", "x[:, t], h0,", "h_t is not carried"),
     ("dot_product_attention", " / np.sqrt(H)", "", "not divided by sqrt(H)"),
-    ("dot_product_attention", "np.sqrt(H)", "np.sqrt(gh * gw)", "the wrong sqrt"),
+    ("dot_product_attention", "np.sqrt(H)", "np.sqrt(gh * gw)", "the wrong square root"),
     ("dot_product_attention", "softmax(scores)", "softmax(scores.T).T", "over the wrong axis"),
     ("dot_product_attention", "w.reshape(N, gh, gw)", "scores.reshape(N, gh, gw)", None),
     ("attention_step_forward", "+ attn.dot(Wattn)", "", "attn Wattn is missing"),
@@ -111,8 +139,8 @@ PLANTED = [
     ("attention_forward", "prev_h, prev_c, cache = h0, h0, []", "prev_h, prev_c, cache = h0, 0 * h0, []", "c0 must be the mean"),
     ("attention_backward", "dprev_h = dprev_h + np", "dprev_h + np", "the attention's query"),
     ("attention_backward", "(dw - (w * dw).sum(axis=1, keepdims=True))", "dw", "softmax's derivative is incomplete"),
-    ("attention_backward", '        dcells += np.einsum("ng,nh->nhg", ds, query)\n', "", "lacks what comes through the scores"),
-    ("attention_backward", "dcells += ((dprev_h", "0 * ((dprev_h", "lacks what comes through h0 and c0"),
+    ("attention_backward", '        dcells += np.einsum("ng,nh->nhg", ds, query)\n', "", "comes through the scores"),
+    ("attention_backward", "dcells += ((dprev_h", "0 * ((dprev_h", "comes through h0 and c0"),
     ("temporal_softmax_loss", "losses.sum() / N", "losses.mean()", "mean over N and T"),
     ("temporal_softmax_loss", "losses.sum() / N", "losses.sum()", "summed over the batch too"),
     ("temporal_softmax_loss", "* (words != ignore_index)", "", "NULL is counted"),
@@ -154,7 +182,7 @@ def test_two_mistakes_at_once_are_both_named(function, changes, diagnoses, tmp_p
 def test_a_sequence_is_not_blamed_for_its_step(tmp_path):
     found = report_on(within("lstm_step_forward", ("np.tanh(next_c)", "np.tanh(next_c) + 1e-3")), tmp_path)
     assert "no known mistake explains it" in found["lstm_step_forward"][1]
-    assert found["lstm_forward"][1].endswith("mend your lstm_step_forward first")
+    assert found["lstm_forward"][1].endswith("correct your lstm_step_forward first")
 
 
 def loss_of(body):
@@ -204,7 +232,7 @@ def test_a_backward_is_not_blamed_for_a_forward_that_fails(tmp_path):
         found = report_on(within("rnn_step_forward", (old, new)), tmp_path)
         assert found["rnn_step_forward"][0] == "wrong"
         assert found["rnn_step_backward"] == (
-            "unchecked", "it takes the cache of your own rnn_step_forward, which fails",
+            "unchecked", "it needs the cache of your own rnn_step_forward, which fails",
         )  # fmt: skip
     unwritten = RIGHT.replace("def rnn_step_forward(x, prev_h, Wx, Wh, b):", "def rnn_step_forward(*_):\n    raise NotImplementedError\n\n\ndef old(x, prev_h, Wx, Wh, b):")  # fmt: skip  # noqa: E501
     assert report_on(unwritten, tmp_path)["rnn_step_backward"][1].endswith("which is not written yet")
@@ -219,7 +247,7 @@ def test_a_backward_without_its_forward_says_so(tmp_path):
     start, end = RIGHT.index("def rnn_step_forward"), RIGHT.index("def rnn_step_backward")
     found = report_on(RIGHT[:start] + RIGHT[end:], tmp_path)
     assert found["rnn_step_backward"] == (
-        "unchecked", "it takes the cache of your own rnn_step_forward, which is not in the file",
+        "unchecked", "it needs the cache of your own rnn_step_forward, which is not in the file",
     )  # fmt: skip
     assert found["lstm_backward"] == ("right", "")
 
@@ -251,7 +279,7 @@ def test_other_mistakes_are_described(old, new, message, tmp_path):
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "rnn_lstm_captioning.check", *map(str, arguments)]
+    command = [sys.executable, "-m", "rnn_lstm_captioning", "check", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
@@ -269,14 +297,14 @@ def test_the_command_line_and_its_time_limit(tmp_path):
     mine.write_text(within("rnn_backward", ("for t in", "while True:\n        pass\n    for t in")))
     endless = run(mine, "--timeout", "8")
     assert endless.returncode == 1
-    assert "rnn_backward               WRONG: it was not done after 8 seconds" in endless.stdout
-    assert "13 right, 1 wrong" in endless.stdout  # the others are checked all the same
+    assert "rnn_backward               WRONG: it did not finish within 8 seconds" in endless.stdout
+    assert "17 right, 1 wrong" in endless.stdout  # the others are checked all the same
     mine.write_text(
         RIGHT.replace("def rnn_forward(x, h0, Wx, Wh, b):", "def rnn_forward(x, h0, Wx, Wh, b):\n    exit(3)")
     )
     ended = run(mine, "--need", "lstm_step_forward")
     assert ended.returncode == 1 and "it ended the whole process (exit code 3)" in ended.stdout
-    assert "12 right, 1 wrong, 1 not checked" in ended.stdout
+    assert "16 right, 1 wrong, 1 not checked" in ended.stdout
     mine.write_text(loss_of(EECS))
     assert run(mine, "--need", "temporal_softmax_loss").returncode == 0
     needed = run(mine, "--need", "temporal_softmax_loss", "rnn_step_forward")

@@ -8,27 +8,24 @@ import sys
 import pytest
 import torch
 import torchvision
+from helpers import run_test, run_train
 from PIL import Image
 
 from rnn_lstm_captioning import InputError
-from rnn_lstm_captioning.checkpoint import load_checkpoint, restore_captioner
-from rnn_lstm_captioning.cli_test import test_main
-from rnn_lstm_captioning.cli_train import train_main
-from rnn_lstm_captioning.command import ArgumentParser, run_command
+from rnn_lstm_captioning.commands.common import ArgumentParser, run_command, script_for
 from rnn_lstm_captioning.data.scenes import make_scenes
 from rnn_lstm_captioning.errors import RunFailed
-
-test_main.__test__ = False  # the name says what it does, not that pytest should call it
-
+from rnn_lstm_captioning.model.checkpoint import load_checkpoint, restore_captioner
+from rnn_lstm_captioning.training import trainer
 
 SMALL = "--hidden-dim 16 --wordvec-dim 8 --encoder-weights none --batch-size 16 --quiet --device cpu".split()
 
 
 def train(cell, scenes_file, out, *extra):
-    train_main(cell, ["--data", str(scenes_file), "--out", str(out), *SMALL, *extra])
+    run_train(cell, ["--data", str(scenes_file), "--out", str(out), *SMALL, *extra])
 
 
-@pytest.fixture(scope="module", params=["rnn", "lstm", "attn"])
+@pytest.fixture(scope="module", params=["rnn", "lstm", "gru", "attn"])
 def trained(request, scenes_file, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     train(request.param, scenes_file, out, "--epochs", "2")
@@ -43,19 +40,19 @@ def test_training_writes_checkpoints_log_and_curve(trained):
     assert [row["epoch"] for row in rows] == ["1", "2"] and rows[1]["step"] == "6"
     assert float(rows[1]["val_loss"]) < float(rows[0]["val_loss"])
     checkpoint = load_checkpoint(out / f"{cell}_best.pt")
-    assert checkpoint["cell"] == cell and checkpoint["image_size"] == 112 and checkpoint["training"] is None
-    assert checkpoint["settings"]["epochs"] == 2
+    assert checkpoint.cell == cell and checkpoint.stored_size == 112 and checkpoint.training is None
+    assert checkpoint.settings["epochs"] == 2
 
 
 def test_evaluation_prints_loss_and_draws_samples(trained, tmp_path, capsys):
     cell, out = trained
-    test_main(cell, ["--checkpoint", str(out / f"{cell}_last.pt"), "--out", str(tmp_path), "--num-samples", "2"])
+    run_test(cell, ["--checkpoint", str(out / f"{cell}_last.pt"), "--out", str(tmp_path), "--num-samples", "2"])
     printed = capsys.readouterr().out
     with open(out / f"{cell}_log.csv") as file:
         last = list(csv.DictReader(file))[-1]
     words = printed.split("loss ")[1].split()
     assert float(words[0]) == pytest.approx(float(last["val_loss"]), rel=2e-3)
-    assert "val: 20 captions of 4 pictures" in printed and "(true: " in printed
+    assert "val: 20 captions of 4 images" in printed and "(true: " in printed
     expected = {f"{split}_{k}.png" for split in ("train", "val") for k in range(2)}
     names = {p.name for p in tmp_path.iterdir()}
     assert expected <= names
@@ -65,7 +62,7 @@ def test_evaluation_prints_loss_and_draws_samples(trained, tmp_path, capsys):
 def test_metrics_and_baselines(trained, tmp_path, capsys):
     cell, out = trained
     checkpoint = ["--checkpoint", str(out / f"{cell}_best.pt"), "--out", str(tmp_path), "--num-samples", "0"]
-    test_main(cell, [*checkpoint, "--metrics", "--baselines", "--beam", "2"])
+    run_test(cell, [*checkpoint, "--metrics", "--baselines", "--beam", "2"])
     printed = capsys.readouterr().out
     assert "val: 4 images, 5 to 5 references each; decoding: max_length 15, beam 2, length_penalty 0.0" in printed
     for row in ("the model", "for every image", "the nearest training image's caption", "a human's caption"):
@@ -89,34 +86,32 @@ def test_one_reference_per_image_is_said(scenes_file, tmp_path, capsys):
     log = (tmp_path / "rnn_log.csv").read_text()
     assert "cider" not in log
     capsys.readouterr()
-    test_main("rnn", ["--checkpoint", str(tmp_path / "rnn_best.pt"), "--out", str(tmp_path), "--metrics"])
+    run_test("rnn", ["--checkpoint", str(tmp_path / "rnn_best.pt"), "--out", str(tmp_path), "--metrics"])
     assert "one reference per image: these scores are far below" in capsys.readouterr().out
 
 
 def test_patience_ends_a_run_and_the_best_epoch_is_kept(scenes_file, tmp_path, monkeypatch, capsys):
-    from rnn_lstm_captioning import cli_train
-
     ciders = iter([10.0, 30.0, 20.0, 25.0, 99.0])
-    monkeypatch.setattr(cli_train, "validation_cider", lambda *_: next(ciders))
+    monkeypatch.setattr(trainer, "validation_cider", lambda *_: next(ciders))
     train("rnn", scenes_file, tmp_path, "--epochs", "9", "--patience", "2")
-    assert "of epoch 2: " in capsys.readouterr().out
+    assert "epoch 2: " in capsys.readouterr().out
     with open(tmp_path / "rnn_log.csv") as file:
         assert [row["val_cider"] for row in csv.DictReader(file)] == ["10", "30", "20", "25"]
 
 
-def test_pictures_are_captioned_without_data(trained, tmp_path, capsys):
+def test_images_are_captioned_without_data(trained, tmp_path, capsys):
     cell, out = trained
     Image.new("RGB", (300, 200), "blue").save(tmp_path / "blue.jpg")
     Image.new("L", (50, 60), 80).save(tmp_path / "gray.png")
     (tmp_path / "broken.jpg").write_text("no")
-    with pytest.raises(RunFailed, match="1 of 3 pictures could not be read; the others are captioned"):
-        test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path)])
+    with pytest.raises(RunFailed, match="1 of 3 images could not be read; the others are captioned"):
+        run_test(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path)])
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert [line.split(": ")[0] for line in lines] == [str(tmp_path / "blue.jpg"), str(tmp_path / "gray.png")]
     assert "broken.jpg" in captured.err
-    with pytest.raises(InputError, match="none of the pictures could be read"):
-        test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path / "broken.jpg")])
+    with pytest.raises(InputError, match="none of the images could be read"):
+        run_test(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path / "broken.jpg")])
 
 
 def test_json_patterns_and_beams(trained, tmp_path, capsys):
@@ -124,18 +119,18 @@ def test_json_patterns_and_beams(trained, tmp_path, capsys):
     for name in ("a", "b"):
         Image.new("RGB", (30, 20), "blue").save(tmp_path / f"{name}.png")
     checkpoint = ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", f"{tmp_path}/*.png", f"{tmp_path}/none*.png"]
-    test_main(cell, [*checkpoint, "--json", "--beam", "3"])
+    run_test(cell, [*checkpoint, "--json", "--beam", "3"])
     results = json.loads(capsys.readouterr().out)
     assert [result["image"] for result in results] == [str(tmp_path / f"{name}.png") for name in ("a", "b")]
     assert results[0]["caption"] == results[1]["caption"] and results[0]["log_prob"] < 0
-    test_main(cell, [*checkpoint, "--top-k", "5", "--seed", "3"])
+    run_test(cell, [*checkpoint, "--top-k", "5", "--seed", "3"])
     assert len(capsys.readouterr().out.splitlines()) == 2
-    with pytest.raises(InputError, match="--beam looks for probable captions"):
-        test_main(cell, [*checkpoint, "--top-k", "5", "--beam", "3"])
+    with pytest.raises(InputError, match="beam searches for probable captions"):
+        run_test(cell, [*checkpoint, "--top-k", "5", "--beam", "3"])
     with pytest.raises(InputError, match="--metrics and --baselines are for a data set"):
-        test_main(cell, [*checkpoint, "--metrics"])
-    with pytest.raises(InputError, match="there are no pictures in"):
-        test_main(cell, [*checkpoint[:2], "--image", f"{tmp_path}/none*.png"])
+        run_test(cell, [*checkpoint, "--metrics"])
+    with pytest.raises(InputError, match="there are no images in"):
+        run_test(cell, [*checkpoint[:2], "--image", f"{tmp_path}/none*.png"])
 
 
 def test_length_batches_and_augmentation_train_and_resume(scenes_file, tmp_path):
@@ -143,18 +138,17 @@ def test_length_batches_and_augmentation_train_and_resume(scenes_file, tmp_path)
     train("rnn", scenes_file, tmp_path / "whole", "--epochs", "2", *settings)
     train("rnn", scenes_file, tmp_path / "parts", "--epochs", "2", *settings)
     whole, parts = (load_checkpoint(tmp_path / name / "rnn_last.pt") for name in ("whole", "parts"))
-    assert whole["settings"]["image_size"] == 98 and whole["image_size"] == 112
-    assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in whole["model"])
-    with pytest.raises(InputError, match="--augment can't crop 200 pixels from pictures of 112"):
+    assert whole.settings["image_size"] == 98 and whole.stored_size == 112
+    assert all(torch.equal(whole.weights[name], parts.weights[name]) for name in whole.weights)
+    with pytest.raises(InputError, match="--augment can't crop 200 pixels from images of 112"):
         train("rnn", scenes_file, tmp_path, "--augment", "--image-size", "200")
 
 
 def test_a_checkpoint_of_another_cell_names_the_right_script(trained):
     cell, out = trained
-    other = {"rnn": "lstm", "lstm": "attn", "attn": "rnn"}[cell]
-    right = {"rnn": "test_rnn.py", "lstm": "test_lstm.py", "attn": "test_lstm_attention.py"}[cell]
-    with pytest.raises(InputError, match=f"use python {right} --checkpoint"):
-        test_main(other, ["--checkpoint", str(out / f"{cell}_best.pt")])
+    other = "lstm" if cell != "lstm" else "attn"
+    with pytest.raises(InputError, match=f"use {script_for('test', cell)} --checkpoint"):
+        run_test(other, ["--checkpoint", str(out / f"{cell}_best.pt")])
 
 
 def test_another_vocabulary_is_refused(trained, tmp_path):
@@ -162,15 +156,13 @@ def test_another_vocabulary_is_refused(trained, tmp_path):
     data = make_scenes(num_train=2, num_val=1, seed=5)
     torch.save(data, tmp_path / "other.pt")
     with pytest.raises(InputError, match="another vocabulary"):
-        test_main(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--data", str(tmp_path / "other.pt")])
+        run_test(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--data", str(tmp_path / "other.pt")])
 
 
 @pytest.mark.parametrize("step", [5, 6])  # inside an epoch, and at the end of one
 def test_an_interrupted_run_resumes_to_the_same_weights(step, scenes_file, tmp_path, monkeypatch):
-    from rnn_lstm_captioning import training
-
     train("lstm", scenes_file, tmp_path / "whole", "--epochs", "3")
-    show, calls = training.Trainer.show, []
+    show, calls = trainer.Trainer.show_progress, []
 
     def interrupt(self, *args):
         show(self, *args)
@@ -180,14 +172,14 @@ def test_an_interrupted_run_resumes_to_the_same_weights(step, scenes_file, tmp_p
 
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(training.Trainer, "show", interrupt)
+    monkeypatch.setattr(trainer.Trainer, "show_progress", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train("lstm", scenes_file, tmp_path / "parts", "--epochs", "3")
-    assert load_checkpoint(tmp_path / "parts/lstm_last.pt")["training"]["step"] == step
+    assert load_checkpoint(tmp_path / "parts/lstm_last.pt").training["step"] == step
     train("lstm", scenes_file, tmp_path / "parts", "--epochs", "3", "--resume")
     whole, parts = (load_checkpoint(tmp_path / name / "lstm_last.pt") for name in ("whole", "parts"))
-    assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in whole["model"])
-    losses = [[row["val_loss"] for row in checkpoint["training"]["history"]] for checkpoint in (whole, parts)]
+    assert all(torch.equal(whole.weights[name], parts.weights[name]) for name in whole.weights)
+    losses = [[row["val_loss"] for row in checkpoint.training["history"]] for checkpoint in (whole, parts)]
     assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
@@ -195,7 +187,7 @@ def test_finetuning_changes_the_encoder_and_the_checkpoint_carries_it(scenes_fil
     torch.save(torchvision.models.regnet_x_400mf(weights=None).state_dict(), tmp_path / "w.pth")
     for weights in ("none", str(tmp_path / "w.pth")):
         train("rnn", scenes_file, tmp_path, "--epochs", "1", "--finetune-encoder", "--encoder-weights", weights)
-        standardized = load_checkpoint(tmp_path / "rnn_last.pt")["model"]["feature_mean"].any()
+        standardized = load_checkpoint(tmp_path / "rnn_last.pt").weights["feature_mean"].any()
         assert standardized == (weights != "none")
     checkpoint = load_checkpoint(tmp_path / "rnn_last.pt")
     captioner = restore_captioner(checkpoint, "x")
@@ -208,12 +200,12 @@ def test_dry_run_touches_nothing_else(scenes_file, tmp_path, capsys):
     train("attn", scenes_file, tmp_path, "--dry-run", "--epochs", "50", "--batch-size", "2")
     assert [p.name for p in tmp_path.iterdir()] == ["dry-run"]
     assert set(scenes_file.parent.iterdir()) == before
-    assert load_checkpoint(tmp_path / "dry-run/attn_last.pt")["training"]["step"] <= 4
+    assert load_checkpoint(tmp_path / "dry-run/attn_last.pt").training["step"] <= 4
 
 
 def test_bf16_trains(scenes_file, tmp_path):
     train("attn", scenes_file, tmp_path, "--epochs", "1", "--precision", "bf16")
-    assert load_checkpoint(tmp_path / "attn_last.pt")["model"]["cell.Wx"].dtype == torch.float32
+    assert load_checkpoint(tmp_path / "attn_last.pt").weights["cell.Wx"].dtype == torch.float32
 
 
 def test_a_nonfinite_loss_stops_the_run(scenes_file, tmp_path):
@@ -281,7 +273,7 @@ def test_resume_refuses_other_settings_and_takes_the_checkpoints_encoder(scenes_
         train("lstm", scenes_file, tmp_path / "a", "--epochs", "2", "--resume", "--seed", "5")
     with pytest.raises(InputError, match=r"was trained with --batch-size 16, not 4"):
         train("lstm", scenes_file, tmp_path / "a", "--epochs", "2", "--resume", "--batch-size", "4")
-    before = load_checkpoint(tmp_path / "a/lstm_last.pt")["model"]
+    before = load_checkpoint(tmp_path / "a/lstm_last.pt").weights
     # other weights in the flags: those of the checkpoint count, for the features too
     torch.save(torchvision.models.regnet_x_400mf(weights=None).state_dict(), tmp_path / "w.pth")
     more = ["--encoder-weights", str(tmp_path / "w.pth")]
@@ -289,9 +281,9 @@ def test_resume_refuses_other_settings_and_takes_the_checkpoints_encoder(scenes_
     assert (tmp_path / "b/lstm_best.pt").exists()
     after = load_checkpoint(tmp_path / "b/lstm_last.pt")
     same = [name for name in before if name.startswith(("image_encoder", "feature_mean", "feature_std"))]
-    assert same and all(torch.equal(before[name], after["model"][name]) for name in same)
+    assert same and all(torch.equal(before[name], after.weights[name]) for name in same)
     train("lstm", scenes_file, tmp_path / "whole", "--epochs", "2")
-    loss = [load_checkpoint(path)["training"]["history"][1]["val_loss"] for path in
+    loss = [load_checkpoint(path).training["history"][1]["val_loss"] for path in
             (tmp_path / "whole/lstm_last.pt", tmp_path / "b/lstm_last.pt")]  # fmt: skip
     assert abs(loss[0] - loss[1]) < 1  # the schedule was stretched; the pictures are seen in the same way
 
@@ -302,12 +294,12 @@ def test_an_epoch_that_was_not_evaluated_is_evaluated_on_resume(scenes_file, tmp
     checkpoint["training"] |= {"history": [], "best": None, "step": 3}  # as if killed right after epoch 1's last step
     torch.save(checkpoint, tmp_path / "rnn_last.pt")
     train("rnn", scenes_file, tmp_path, "--epochs", "2", "--resume")
-    assert [row["epoch"] for row in load_checkpoint(tmp_path / "rnn_last.pt")["training"]["history"]] == [1, 2]
+    assert [row["epoch"] for row in load_checkpoint(tmp_path / "rnn_last.pt").training["history"]] == [1, 2]
 
 
-def test_captions_of_a_single_picture_can_be_trained_on(scenes_file, tmp_path):
+def test_captions_of_a_single_image_can_be_trained_on(scenes_file, tmp_path):
     train("rnn", scenes_file, tmp_path, "--epochs", "1", "--num-train", "2")
-    assert load_checkpoint(tmp_path / "rnn_last.pt")["model"]["cell.Wx"].isfinite().all()
+    assert load_checkpoint(tmp_path / "rnn_last.pt").weights["cell.Wx"].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -329,7 +321,7 @@ def test_wrong_flags_are_one_line(flags, message, tmp_path, capsys):
     (tmp_path / "latin.args").write_bytes("--data ä".encode("latin-1"))
     (tmp_path / "self.args").write_text(f"@{tmp_path}/self.args")
     with pytest.raises(SystemExit) as exit:
-        train_main("rnn", flags.format(folder=tmp_path).split())
+        run_train("rnn", flags.format(folder=tmp_path).split())
     printed = capsys.readouterr().err
     assert exit.value.code == 2 and message in printed and printed.count("\n") == 1
 
@@ -343,6 +335,6 @@ def test_out_of_memory_is_one_line(capsys):
 def test_a_finished_run_can_be_resumed_only_with_more_epochs(scenes_file, tmp_path, capsys):
     train("rnn", scenes_file, tmp_path / "a", "--epochs", "1")
     train("rnn", scenes_file, tmp_path / "a", "--epochs", "1", "--resume")  # nothing to do
-    assert "of epoch 1" in capsys.readouterr().out
-    with pytest.raises(InputError, match="is of a run that is finished; --epochs above 1 goes on"):
+    assert "epoch 1:" in capsys.readouterr().out
+    with pytest.raises(InputError, match="is finished; to continue it, give more --epochs"):
         train("rnn", scenes_file, tmp_path / "b", "--epochs", "1", "--resume", str(tmp_path / "a/rnn_last.pt"))

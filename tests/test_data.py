@@ -6,8 +6,8 @@ import torch
 
 from rnn_lstm_captioning import InputError
 from rnn_lstm_captioning.data import scenes
-from rnn_lstm_captioning.data.files import check_captions, download, load_captions
-from rnn_lstm_captioning.vocabulary import SPECIAL_TOKENS, decode_captions, tokenize
+from rnn_lstm_captioning.data.caption_file import check_captions, download, load_captions
+from rnn_lstm_captioning.data.vocabulary import SPECIAL_TOKENS, decode_captions, tokenize
 
 TOKENS = [*SPECIAL_TOKENS, "a", "dog"]
 
@@ -26,7 +26,7 @@ def test_a_file_of_the_course_format_loads(tmp_path):
         path = tmp_path / f"{old_format}.pt"
         torch.save(data, path, _use_new_zipfile_serialization=not old_format)
         loaded = load_captions(path)
-        assert loaded.source == str(path) and loaded.idx_to_token == TOKENS
+        assert loaded.source == str(path) and loaded.idx_to_word == TOKENS
         train = loaded.splits["train"]
         assert torch.equal(train.images, data["train_images"]) and train.image_index.tolist() == [0, 1, 2]
         assert train.references is None and "test" not in loaded.splits
@@ -62,6 +62,11 @@ def broken_vocabulary(**changes):
     return data
 
 
+def rows(*first):
+    """Three captions, the first of which are given."""
+    return torch.tensor([*first, *[[1, 4, 5, 2, 0]] * (3 - len(first))])
+
+
 FAULTS = [
     ([1, 2], "it holds a list, not a dict"),
     (broken(train_images=None), "train_images is missing"),
@@ -73,8 +78,15 @@ FAULTS = [
     (broken(val_captions=torch.zeros(0, 5, dtype=torch.int64)), "val has no images or no captions"),
     (broken(val_captions=torch.full((3, 5), 6)), "indices from 6 to 6, but the vocabulary has 6 words"),
     (broken(val_captions=torch.full((3, 5), -1)), "indices from -1 to -1"),
-    (broken(val_captions=torch.full((3, 5), 4)), r"val_captions row \[\[0\]\] does not begin with <START>"),
-    (broken(val_captions=torch.ones(4, 5, dtype=torch.int64)), "3 images and 4 captions, and no val_image_index"),
+    (broken(val_captions=torch.full((3, 5), 4)), "val_captions row 0 does not begin with <START>"),
+    (broken(val_captions=rows([1, 4, 2, 0, 0], [1, 4, 0, 5, 2])), "val_captions row 1 has <NULL> before its last word"),
+    (broken(val_captions=rows([1, 4, 0, 0, 0])), "val_captions row 0 has no <END>"),
+    (broken(val_captions=rows([1, 4, 5, 4, 5])), "val_captions row 0 has no <END>"),
+    (broken(val_captions=rows([1, 4, 2, 5, 0])), "val_captions row 0 has words after <END>"),
+    (broken(val_captions=rows([1, 4, 2, 2, 0])), "val_captions row 0 has more than one <END>"),
+    (broken(val_captions=rows([1, 4, 1, 2, 0])), "val_captions row 0 has a second <START>"),
+    (broken(val_captions=rows([1, 0, 0, 0, 0])), "val_captions row 0 has nothing after <START>"),
+    (broken(val_captions=torch.tensor([[1, 4, 2, 0, 0]] * 4)), "3 images and 4 captions, and no val_image_index"),
     (
         broken(val_image_index=torch.zeros(2, dtype=torch.int64)),
         r"val_image_index is not an int64 tensor of shape \(3,\)",
@@ -129,7 +141,7 @@ def test_scenes_are_a_valid_caption_file_with_five_references(some_scenes):
     data = check_captions(some_scenes, "scenes")
     assert data.splits["train"].images.shape == (2000, 3, 112, 112)
     assert len(data.splits["val"]) == 250 and all(len(set(r)) == 5 for r in data.splits["val"].references)
-    texts = decode_captions(data.splits["val"].captions, data.idx_to_token)
+    texts = decode_captions(data.splits["val"].captions, data.idx_to_word)
     for text, image in zip(texts, data.splits["val"].image_index):
         assert text in [" ".join(tokenize(r)) for r in data.splits["val"].references[image]]  # nothing cut or unknown
 

@@ -5,12 +5,12 @@ import math
 
 import pytest
 import torch
-from helpers import CELLS, tiny_captioner
+from helpers import CELLS, CELLS_BY_NAME, tiny_captioner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rnn_lstm_captioning.decoding import beam_search, decode, greedy_search, sampling_search
-from rnn_lstm_captioning.vocabulary import END, NULL, START, UNK
+from rnn_lstm_captioning.data.vocabulary import END, NULL, START, UNK
+from rnn_lstm_captioning.model.decoding import Decoding, beam_search, decode, greedy_search, sampling_search
 
 
 class TableCaptioner:
@@ -19,13 +19,13 @@ class TableCaptioner:
     def __init__(self, table):
         self.table = table  # (N, L, V, V)
 
-    def begin(self, features):
-        picture = torch.arange(len(features))
-        return (torch.zeros_like(picture),), (picture,)
+    def start(self, features):
+        index = torch.arange(len(features))
+        return (torch.zeros_like(index),), index
 
-    def advance(self, words, state, image):
-        (time,), (picture,) = state, image
-        return self.table[picture, time, words].clone(), (time + 1,), None
+    def step(self, words, state, image):
+        (time,) = state
+        return self.table[image, time, words].clone(), (time + 1,), None
 
 
 def allowed_log_probs(table, allow_unk):
@@ -58,7 +58,9 @@ def random_table(N, L, V, seed, spread=2.0, end_bias=0.0):
 def test_a_wide_beam_is_exhaustive_search(seed, length_penalty, allow_unk, end_bias):
     L, V = 4, 6
     table = random_table(2, L, V, seed, end_bias=end_bias)
-    found = beam_search(TableCaptioner(table), torch.zeros(2, 1, 1, 1), L, 64, length_penalty, allow_unk)
+    found = beam_search(
+        TableCaptioner(table), torch.zeros(2, 1, 1, 1), Decoding(L, 64, length_penalty, allow_unk=allow_unk)
+    )
     for picture, log_probs in enumerate(allowed_log_probs(table, allow_unk)):
         best = max(all_captions(log_probs, L), key=lambda item: item[1] / item[2] ** length_penalty)
         assert tuple(found.captions[picture].tolist()) == best[0]
@@ -85,7 +87,7 @@ def test_beam_search_returns_captions_that_rank_no_lower_than_the_greedy_ones(ca
     N, L, V, seed, end_bias = case  # at a bias of -60 no caption ever ends
     table = random_table(N, L, V, seed, end_bias=end_bias)
     captioner, features = TableCaptioner(table), torch.zeros(N, 1, 1, 1)
-    found = beam_search(captioner, features, L, beam, length_penalty, allow_unk)
+    found = beam_search(captioner, features, Decoding(L, beam, length_penalty, allow_unk=allow_unk))
     greedy = greedy_search(captioner, features, L, allow_unk)
     check_caption(found.captions, found.log_probs, table, allow_unk)
     check_caption(greedy.captions, greedy.log_probs, table, allow_unk)
@@ -106,7 +108,8 @@ def test_sampling_draws_allowed_words_and_knows_their_probability(case, temperat
     captioner, features = TableCaptioner(table), torch.zeros(N, 1, 1, 1)
 
     def draw():
-        return sampling_search(captioner, features, L, temperature, top_k, top_p, torch.Generator().manual_seed(seed))
+        decoding = Decoding(L, temperature=temperature, top_k=top_k, top_p=top_p)
+        return sampling_search(captioner, features, decoding, generator=torch.Generator().manual_seed(seed))
 
     found = draw()
     check_caption(found.captions, found.log_probs, table, allow_unk=False)
@@ -117,7 +120,7 @@ def test_sampling_draws_allowed_words_and_knows_their_probability(case, temperat
 
 @settings(max_examples=100)
 @given(cases, st.data())
-def test_every_search_goes_on_from_a_beginning(case, data):
+def test_every_search_continues_a_beginning(case, data):
     N, L, V, seed, end_bias = case
     table = random_table(N, L, V, seed, end_bias=end_bias)
     captioner, features = TableCaptioner(table), torch.zeros(N, 1, 1, 1)
@@ -125,23 +128,23 @@ def test_every_search_goes_on_from_a_beginning(case, data):
     if beginning and data.draw(st.booleans()):
         beginning[-1] = END
     for keywords in ({}, {"beam": 3}, {"temperature": 1.0}):
-        found = decode(captioner, features, L, beginning=beginning, **keywords)
+        found = decode(captioner, features, Decoding(L, **keywords), beginning)
         assert found.captions[:, : len(beginning)].tolist() == [beginning] * N
         check_caption(found.captions, found.log_probs, table, allow_unk=False)
-    wide = beam_search(captioner, features[:1], L, V**2, beginning=beginning) if L <= 3 else None
+    wide = beam_search(captioner, features[:1], Decoding(L, V**2), beginning) if L <= 3 else None
     if wide is not None:  # exhaustive
         captions = all_captions(allowed_log_probs(table, False)[0], L)
         best = max((item for item in captions if [*item[0][: len(beginning)]] == beginning), key=lambda item: item[1])
         assert wide.log_probs[0].item() == pytest.approx(best[1], abs=1e-10)
 
 
-def test_a_beginning_that_can_not_be_is_refused():
+def test_an_impossible_beginning_is_refused():
     captioner, features = TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1)
     with pytest.raises(ValueError, match="the beginning has 3 words, wanted at most max_length, 2"):
         greedy_search(captioner, features, 2, beginning=[4, 5, 4])
     for beginning in ([NULL], [START], [END, 4], [UNK]):
-        with pytest.raises(ValueError, match="the beginning has a word that may not stand there"):
-            beam_search(captioner, features, 2, beginning=beginning)
+        with pytest.raises(ValueError, match="the beginning contains a word that is not allowed there"):
+            beam_search(captioner, features, Decoding(2), beginning)
     assert greedy_search(captioner, features, 2, allow_unk=True, beginning=[UNK]).captions[0, 0] == UNK
 
 
@@ -151,7 +154,8 @@ def test_sampling_follows_the_probabilities():
 
     def shares(**settings):
         generator = torch.Generator().manual_seed(0)
-        found = sampling_search(TableCaptioner(table), torch.zeros(N, 1, 1, 1), 1, generator=generator, **settings)
+        decoding = Decoding(1, **settings)
+        found = sampling_search(TableCaptioner(table), torch.zeros(N, 1, 1, 1), decoding, generator=generator)
         return found.captions.flatten().bincount(minlength=7) / N
 
     assert (shares() - torch.tensor([0, 0, 0.1, 0, 0.5, 0.3, 0.1])).abs().max() < 0.03
@@ -162,33 +166,46 @@ def test_sampling_follows_the_probabilities():
     assert shares(top_p=0.01)[4] == 1
 
 
-def test_sampling_refuses_settings_out_of_range():
-    captioner, features = TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1)
-    for message, settings_ in (
-        ("temperature is 0, wanted above 0 and finite", {"temperature": 0}),
-        ("temperature is inf, wanted above 0 and finite", {"temperature": math.inf}),
-        ("max_length is 0, wanted at least 1", {"max_length": 0}),
-        ("top_k is 0, wanted at least 1", {"top_k": 0}),
-        (r"top_p is 1.5, wanted in \(0, 1\]", {"top_p": 1.5}),
-    ):
-        with pytest.raises(ValueError, match=message):
-            sampling_search(captioner, features, **settings_)
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"temperature": 0}, "temperature is 0, wanted above 0 and finite"),
+        ({"temperature": math.inf}, "temperature is inf, wanted above 0 and finite"),
+        ({"temperature": math.nan}, "temperature is nan, wanted above 0 and finite"),
+        ({"length_penalty": math.nan}, "length_penalty is nan, wanted a finite number"),
+        ({"length_penalty": -math.inf}, "length_penalty is -inf, wanted a finite number"),
+        ({"max_length": 0}, "max_length is 0, wanted at least 1"),
+        ({"beam": 0}, "beam is 0, wanted at least 1"),
+        ({"top_k": 0}, "top_k is 0, wanted at least 1"),
+        ({"top_p": 1.5}, r"top_p is 1.5, wanted in \(0, 1\]"),
+        ({"top_k": 5, "beam": 3}, "use one"),
+    ],
+)
+def test_settings_out_of_range_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Decoding(**values)
+
+
+def test_the_smallest_temperature_is_greedy():
+    captioner, features = TableCaptioner(random_table(3, 4, 8, 1).float()), torch.zeros(3, 1, 1, 1)
+    drawn = sampling_search(captioner, features, Decoding(4, temperature=1e-300))
+    assert torch.equal(drawn.captions, greedy_search(captioner, features, 4).captions)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("image_input", ["h0", "first-token"])
-def test_beams_of_a_real_captioner_do_not_mix_pictures(cell, image_input):
-    if cell == "attn" and image_input == "first-token":
+def test_beams_of_a_real_captioner_do_not_mix_images(cell, image_input):
+    if CELLS_BY_NAME[cell].uses_grid and image_input == "first-token":
         return
     captioner = tiny_captioner(cell, V=9, image_input=image_input).eval()
     captioner.vocabulary_projection.W.data *= 6  # opinions, so that captions differ and end at different times
     features = 3 * torch.randn(7, 6, 2, 3, dtype=torch.float64)
-    together = beam_search(captioner, features, 6, beam=3)
+    together = beam_search(captioner, features, Decoding(6, 3))
     for row in range(7):
-        alone = beam_search(captioner, features[row : row + 1], 6, beam=3)
+        alone = beam_search(captioner, features[row : row + 1], Decoding(6, 3))
         assert torch.equal(alone.captions[0], together.captions[row])
         torch.testing.assert_close(alone.log_probs[0], together.log_probs[row])
-        if cell == "attn":
+        if together.attn_weights is not None:
             torch.testing.assert_close(alone.attn_weights[0], together.attn_weights[row])
     # the probability is that of teacher forcing on the same words
     words = together.captions
@@ -196,20 +213,18 @@ def test_beams_of_a_real_captioner_do_not_mix_pictures(cell, image_input):
     scores[..., [NULL, START, UNK]] = -torch.inf
     log_probs = scores.log_softmax(2).gather(2, words.unsqueeze(2)).squeeze(2).where(words != NULL, 0)
     torch.testing.assert_close(log_probs.sum(1), together.log_probs)
+    assert (together.attn_weights is None) == (cell != "attn")
     if cell == "attn":
         sums = together.attn_weights.sum((2, 3))
         torch.testing.assert_close(sums, (words != NULL).double())
 
 
 def test_decode_chooses_the_search():
-    with pytest.raises(ValueError, match="temperature is 0"):
-        decode(TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1), temperature=0)
-    with pytest.raises(ValueError, match="beam is 0, wanted at least 1"):
-        decode(TableCaptioner(random_table(1, 2, 6, 0)), torch.zeros(1, 1, 1, 1), beam=0)
     captioner, features = TableCaptioner(random_table(3, 4, 8, 1)), torch.zeros(3, 1, 1, 1)
-    assert torch.equal(decode(captioner, features, 4).captions, greedy_search(captioner, features, 4).captions)
-    assert torch.equal(
-        decode(captioner, features, 4, beam=4).log_probs, beam_search(captioner, features, 4, 4).log_probs
-    )
-    drawn = [decode(captioner, features, 4, top_k=5, generator=torch.Generator().manual_seed(k)) for k in (1, 1, 2)]
+    greedy, beam = Decoding(4), Decoding(4, 4)
+    assert torch.equal(decode(captioner, features, greedy).captions, greedy_search(captioner, features, 4).captions)
+    assert torch.equal(decode(captioner, features, beam).log_probs, beam_search(captioner, features, beam).log_probs)
+    drawn = [
+        decode(captioner, features, Decoding(4, top_k=5), generator=torch.Generator().manual_seed(k)) for k in (1, 1, 2)
+    ]
     assert torch.equal(drawn[0].captions, drawn[1].captions) and not torch.equal(drawn[0].captions, drawn[2].captions)

@@ -104,26 +104,26 @@ def test_a_picture_its_captions_and_another_word(page, trained_cells, captioners
     assert said(page) == [caption.text for caption in expected]
 
     words = group(page, "Choose a word")
-    place = min(2, len(expected[0].tokens) - 1)
+    place = min(2, len(expected[0].words) - 1)
     words.get_by_role("radio").nth(place).check()
-    word = expected[0].tokens[place]
+    word = expected[0].words[place]
     page.get_by_alt_text(f"bright where the model looked for “{word}”").wait_for()
     others = group(page, f"Instead of “{word}”")
     labels = [
         re.fullmatch(r"(\S+) +(?:under )?([\d.]+) %", label).groups()
         for label in others.locator("label").all_inner_texts()
     ]
-    known = dict(captioners[0].next_words(features(captioners[0], photo), expected[0].tokens, demo.TOP)[place])
+    known = dict(captioners[0].next_words(features(captioners[0], photo), expected[0].words, demo.TOP)[place])
     assert [label[0] for label in labels[: len(known)]] == [key if key != "<END>" else "(end)" for key in known]
     assert sum(float(percent) for _, percent in labels) <= 100.5
 
     other = next(key for key in known if key not in (word, "<END>"))
     others.get_by_role("radio", name=other, exact=False).first.check()
-    beginning = [*expected[0].tokens[:place], other]
+    beginning = [*expected[0].words[:place], other]
     changed = captioners[0].caption(photo, beam=5, max_length=demo.MAX_WORDS, beginning=beginning)
     page.locator("figcaption b", has_text=changed.text).first.wait_for()
     assert said(page)[1] == expected[1].text  # the other model's caption stays
-    assert changed.tokens[: place + 1] == beginning
+    assert changed.words[: place + 1] == beginning
 
     group(page, "Choose a word", 1).get_by_role("radio").first.check()
     page.get_by_text("it has no attention to show").wait_for()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnn_lstm_captioning.checkpoint import load_checkpoint
 from rnn_lstm_captioning.data.scenes import make_scenes
+from rnn_lstm_captioning.model.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 ROOT = Path(__file__).parents[1]
@@ -88,13 +88,13 @@ def test_a_run_of_two_processes_is_resumed_exactly(scenes_file, tmp_path):
     os.killpg(parts.pid, signal.SIGINT)  # as Ctrl-C in a terminal does
     out, err = parts.communicate(timeout=120)
     assert "stopped by a signal" in err, out + err
-    assert load_checkpoint(tmp_path / "parts/lstm_last.pt")["training"]["step"] % 40  # inside an epoch
+    assert load_checkpoint(tmp_path / "parts/lstm_last.pt").training["step"] % 40  # inside an epoch
     printed = finish(start(TWO, *train(scenes_file, tmp_path / "parts", *flags, "--resume")))[0]
     assert printed.count("best: ") == 1  # one process speaks
     finish(whole)
     whole, parts = (load_checkpoint(tmp_path / name / "lstm_last.pt") for name in ("whole", "parts"))
-    assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in whole["model"])
-    assert whole["training"]["history"] == parts["training"]["history"]
+    assert all(torch.equal(whole.weights[name], parts.weights[name]) for name in whole.weights)
+    assert whole.training["history"] == parts.training["history"]
     assert (tmp_path / "whole/lstm_log.csv").read_bytes() == (tmp_path / "parts/lstm_log.csv").read_bytes()
     # in one process it goes on, and says what that costs
     alone = subprocess.run(
@@ -127,4 +127,4 @@ def test_two_launchers_are_two_nodes_and_the_death_of_one_ends_the_run(scenes_fi
     err = nodes[0].communicate()[1]
     assert "train_lstm.py: another process of this run has ended" in err
     nodes[1].communicate()
-    assert load_checkpoint(tmp_path / "lstm_last.pt")["training"]["step"] > 0
+    assert load_checkpoint(tmp_path / "lstm_last.pt").training["step"] > 0

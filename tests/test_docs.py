@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-
-from rnn_lstm_captioning import load_captioner
 from rnn_lstm_captioning.cli_test import get_test_parser
 from rnn_lstm_captioning.cli_train import get_train_parser
-from rnn_lstm_captioning.command import SCRIPTS
+
+from rnn_lstm_captioning import load_captioner
+from rnn_lstm_captioning.commands.common import SCRIPTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -8,7 +8,8 @@ import torchvision
 from torchvision.transforms.v2.functional import resize
 
 from rnn_lstm_captioning import ImageEncoder, InputError
-from rnn_lstm_captioning.encoder import encode_all
+from rnn_lstm_captioning.training import features
+from rnn_lstm_captioning.training.features import FeaturePass, encode_all
 
 
 @pytest.mark.parametrize("name, C", [("regnet_x_400mf", 400), ("mobilenet_v2", 1280), ("resnet18", 512)])
@@ -56,7 +57,7 @@ def test_bad_images_are_refused():
 
 
 def test_bad_networks_and_weights_are_refused(tmp_path):
-    with pytest.raises(InputError, match="--encoder nonsense is not a torchvision network"):
+    with pytest.raises(InputError, match="--encoder nonsense is not a classification network of torchvision"):
         ImageEncoder(False, name="nonsense")
     with pytest.raises(InputError, match="--encoder vit_b_16 has no spatial features"):
         ImageEncoder(False, name="vit_b_16")
@@ -126,17 +127,16 @@ def test_a_failed_download_names_the_other_choices(weights_url):
 def test_features_are_computed_once_and_keyed_by_what_they_depend_on(tmp_path, monkeypatch):
     encoder = ImageEncoder(False, name="mobilenet_v2")
     images = torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8)
-    features = encode_all(encoder, images, tmp_path / "data.train", batch_size=3)
-    assert features.dtype == torch.float16 and features.shape == (7, 1280, 2, 2)
-    torch.testing.assert_close(features.float(), encoder(images), rtol=2e-3, atol=1e-3)
+    found = encode_all(encoder, images, FeaturePass(batch_size=3), tmp_path / "data.train")
+    assert found.dtype == torch.float16 and found.shape == (7, 1280, 2, 2)
+    torch.testing.assert_close(found.float(), encoder(images), rtol=2e-3, atol=1e-3)
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("data.train.mobilenet_v2-")
 
     def computes(images, identity, **settings):
-        batches = []
-        progress = lambda r: batches.append(1) or r  # noqa: E731
-        encode_all(encoder, images, tmp_path / "data.train", identity, progress=progress, **settings)
-        return bool(batches)
+        before = set(tmp_path.iterdir())
+        encode_all(encoder, images, FeaturePass(**settings), tmp_path / "data.train", identity)
+        return set(tmp_path.iterdir()) != before
 
     assert not computes(images, "")
     for case in ((images, "another file"), (images[:5], "")):
@@ -146,7 +146,7 @@ def test_features_are_computed_once_and_keyed_by_what_they_depend_on(tmp_path, m
     assert computes(images, "") and not computes(images, "")
     encoder.image_size = 96
     assert computes(images, "") and not computes(images, "")
-    assert torch.equal(encode_all(encoder, images), encode_all(encoder, images, tmp_path / "data.train"))
+    assert torch.equal(encode_all(encoder, images), encode_all(encoder, images, stem=tmp_path / "data.train"))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "regnet_x_400mf", "vgg11_bn"])
@@ -203,11 +203,11 @@ def test_published_files_with_older_names_load(tmp_path):
     assert torch.equal(encoder.cnn[0].conv0.weight, network.features.conv0.weight)
 
 
-def test_white_pictures_in_floats_can_be_resized():
+def test_white_images_in_floats_can_be_resized():
     assert ImageEncoder(False, name="mobilenet_v2", image_size=64)(torch.ones(1, 3, 96, 96)).isfinite().all()
 
 
-def test_pictures_are_resized_by_the_encoder():
+def test_images_are_resized_by_the_encoder():
     images = torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8)
     encoder = ImageEncoder(False, name="mobilenet_v2", image_size=64)
     assert encoder(images).shape == (2, 1280, 2, 2)
@@ -215,14 +215,13 @@ def test_pictures_are_resized_by_the_encoder():
     torch.testing.assert_close(encoder(images), encoder(same_size), rtol=0, atol=0)
 
 
-def test_an_interrupted_feature_pass_leaves_nothing_behind(tmp_path):
-    def progress(batches):
+def test_an_interrupted_feature_pass_leaves_nothing_behind(tmp_path, monkeypatch):
+    def progress(batches, **_):
         yield from list(batches)[:1]
         raise KeyboardInterrupt
 
     encoder = ImageEncoder(False, name="mobilenet_v2")
+    monkeypatch.setattr(features, "tqdm", progress)
     with pytest.raises(KeyboardInterrupt):
-        encode_all(
-            encoder, torch.zeros(4, 3, 64, 64, dtype=torch.uint8), tmp_path / "x", batch_size=2, progress=progress
-        )
+        encode_all(encoder, torch.zeros(4, 3, 64, 64, dtype=torch.uint8), FeaturePass(batch_size=2), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []

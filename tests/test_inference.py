@@ -1,15 +1,15 @@
-"""A checkpoint alone captions a picture, in the same way as it was trained."""
+"""A checkpoint alone captions an image, in the same way as in training."""
 
 import math
 
 import pytest
 import torch
+from helpers import run_train
 from PIL import Image
 
 from rnn_lstm_captioning import InputError, load_captioner
-from rnn_lstm_captioning.cli_train import train_main
-from rnn_lstm_captioning.data.build import main as build
-from rnn_lstm_captioning.data.files import load_captions
+from rnn_lstm_captioning.commands.build import main as build
+from rnn_lstm_captioning.data.caption_file import load_captions
 from rnn_lstm_captioning.data.images import load_images
 
 
@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
     settings = "--encoder-weights none --encoder mobilenet_v3_small --hidden-dim 16 --wordvec-dim 8 --epochs 2 --quiet"
     size = ["--image-size", "64", "--device", "cpu", "--out", str(folder)]
     for cell, extra in (("attn", []), ("lstm", ["--image-input", "first-token", "--image-norm", "batchnorm"])):
-        train_main(cell, ["--data", str(folder / "x.pt"), *settings.split(), *size, *extra])
+        run_train(cell, ["--data", str(folder / "x.pt"), *settings.split(), *size, *extra])
     return folder
 
 
@@ -37,10 +37,10 @@ def trained(tmp_path_factory):
 def test_three_lines_of_python(trained, cell):
     captioner = load_captioner(trained / f"{cell}_best.pt", device="cpu")
     caption = captioner.caption(trained / "photos/3.jpg", beam=3)
-    assert caption.text == " ".join(caption.tokens) and math.isfinite(caption.log_prob) and caption.log_prob < 0
+    assert caption.text == " ".join(caption.words) and math.isfinite(caption.log_prob) and caption.log_prob < 0
     if cell == "attn":
-        assert caption.attention.shape == (len(caption.tokens), 2, 2)  # 64 pixels at stride 32
-        torch.testing.assert_close(caption.attention.sum((1, 2)), torch.ones(len(caption.tokens)))
+        assert caption.attention.shape == (len(caption.words), 2, 2)  # 64 pixels at stride 32
+        torch.testing.assert_close(caption.attention.sum((1, 2)), torch.ones(len(caption.words)))
     else:
         assert caption.attention is None
     with Image.open(trained / "photos/3.jpg") as picture:
@@ -55,18 +55,18 @@ def test_three_lines_of_python(trained, cell):
 
 
 @pytest.mark.parametrize("cell", ["attn", "lstm"])
-def test_a_caption_can_be_begun_and_shows_what_else_might_have_been_said(trained, cell):
+def test_a_caption_can_begin_with_given_words_and_has_alternatives(trained, cell):
     captioner = load_captioner(trained / f"{cell}_best.pt", device="cpu")
     images, _, _ = load_images([trained / "photos/3.jpg"], captioner.stored_size)
     features = captioner.model.encode(images)
     caption = captioner.caption_features(features)[0]
-    words = captioner.next_words(features, caption.tokens, top=4)
-    assert [of_place[0][0] for of_place in words[: len(caption.tokens)]] == caption.tokens  # greedy: the most probable
+    words = captioner.next_words(features, caption.words, top=4)
+    assert [of_place[0][0] for of_place in words[: len(caption.words)]] == caption.words  # greedy: the most probable
     log_prob = sum(math.log(of_place[0][1]) for of_place in words)
-    assert log_prob == pytest.approx(caption.log_prob, abs=1e-4) or len(caption.tokens) == 15
+    assert log_prob == pytest.approx(caption.log_prob, abs=1e-4) or len(caption.words) == 15
     assert all([p for _, p in row] == sorted((p for _, p in row), reverse=True) and len(row) == 4 for row in words)
     begun = captioner.caption(trained / "photos/3.jpg", beginning="Number A", beam=2)
-    assert begun.tokens[:2] == ["number", "a"]
+    assert begun.words[:2] == ["number", "a"]
     assert begun.text == captioner.caption(trained / "photos/3.jpg", beginning=["number", "a"], beam=2).text
     assert captioner.caption(trained / "photos/3.jpg", beginning=["a", "<END>"]).text == "a"
     with pytest.raises(InputError, match="the model does not know the word 'zebra'"):
@@ -79,7 +79,7 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def test_a_photo_is_transformed_as_in_training(trained):
+def test_an_image_is_transformed_as_in_training(trained):
     data = load_captions(trained / "x.pt")
     captioner = load_captioner(trained / "attn_best.pt", device="cpu")
     for split in data.splits.values():

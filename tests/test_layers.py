@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from rnn_lstm_captioning import WordEmbedding, layers, temporal_softmax_loss
-from rnn_lstm_captioning.gradients import compute_numeric_gradient
-from rnn_lstm_captioning.layers import Affine, projected_softmax_loss
+from rnn_lstm_captioning import WordEmbedding, temporal_softmax_loss
+from rnn_lstm_captioning.cells import losses
+from rnn_lstm_captioning.cells.layers import Affine
+from rnn_lstm_captioning.cells.losses import projected_softmax_loss
+from rnn_lstm_captioning.classroom.gradients import compute_numeric_gradient
 
 sizes = st.integers(1, 6)
 
@@ -97,8 +99,8 @@ def test_chunked_loss_equals_the_plain_one_and_so_do_the_gradients(N, T, H, V, c
     ignore_index = 0 if ignored else None
     plain = temporal_softmax_loss(h @ W + b, y, ignore_index)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "CHUNK", chunk)
-        patch.setattr(layers, "ROWS", 1)
+        patch.setattr(losses, "CHUNK", chunk)
+        patch.setattr(losses, "ROWS", 1)
         chunked = projected_softmax_loss(h, y, W, b, ignore_index)
         with torch.no_grad():
             without = projected_softmax_loss(h, y, W, b, ignore_index)

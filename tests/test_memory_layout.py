@@ -4,13 +4,15 @@ error says why not."""
 import pytest
 import torch
 from functorch.compile import make_boxed_func
+from helpers import PREFIXES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cells import FUNCTIONS, make_module, sequence_arguments
 from torch._dynamo.backends.common import aot_autograd
 
 from rnn_lstm_captioning.cells.arithmetic import addmm, matmul
-from rnn_lstm_captioning.layers import Affine, WordEmbedding, projected_softmax_loss, temporal_softmax_loss
+from rnn_lstm_captioning.cells.layers import Affine, WordEmbedding
+from rnn_lstm_captioning.cells.losses import projected_softmax_loss, temporal_softmax_loss
 
 LAYOUTS = {
     "contiguous": lambda x: x.clone(),
@@ -63,7 +65,7 @@ def test_every_argument_in_every_layout(make, forward, backward, cell, dims, nam
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+@pytest.mark.parametrize("cell", PREFIXES)
 def test_modules_with_weights_in_any_layout(cell, layout):
     module = make_module(cell, 4, 5).float()
     for name, parameter in list(module.named_parameters()):
@@ -94,7 +96,7 @@ def test_layers_with_weights_in_any_layout(layout):
 # --------------------------------------------------------------- changed between the two passes
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+@pytest.mark.parametrize("cell", PREFIXES)
 def test_what_is_changed_in_place_before_the_backward_pass_is_an_error(cell):
     for name in ("x", "image", "Wx", "Wh", "b"):
         module = make_module(cell, 4, 5).float()
@@ -120,7 +122,7 @@ def test_so_it_is_for_the_layers():
             result.backward()
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+@pytest.mark.parametrize("cell", PREFIXES)
 def test_the_gradient_of_a_gradient_is_refused(cell):
     module = make_module(cell, 4, 5)
     x, image = list(sequence_arguments(cell, (3, 4, 4, 5, 2, 2)).values())[:2]
@@ -132,7 +134,7 @@ def test_the_gradient_of_a_gradient_is_refused(cell):
 # ------------------------------------------------------------------------------------ the compiler
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "attention"])
+@pytest.mark.parametrize("cell", PREFIXES)
 def test_torch_compile_gives_the_same_numbers(cell):
     """With a backend that runs what inductor would compile: half a minute of C++ is too long for a test."""
     graphs = []

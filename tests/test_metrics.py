@@ -8,7 +8,7 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from rnn_lstm_captioning.metrics import (
+from rnn_lstm_captioning.evaluation.metrics import (
     METRICS,
     CiderReward,
     can_score,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rnn_lstm_captioning import InputError
 from rnn_lstm_captioning.data.readers import read_captions
-from rnn_lstm_captioning.vocabulary import build_vocabulary, tokenize
+from rnn_lstm_captioning.data.vocabulary import build_vocabulary, tokenize
 
 COCO = Path("datasets/coco_captions/captions_val2017.json")
 
@@ -27,7 +27,7 @@ def test_coco_names_what_it_leaves_out(tmp_path):
     notes = [{"id": k, "image_id": image, "caption": text} for k, (image, text) in enumerate(texts)]
     captions, splits, report = read(tmp_path / "x.json", json.dumps({"images": images, "annotations": notes}))
     assert captions == {"2.jpg": ["two dogs", "a pair"], "1.jpg": ["one"]} and splits == {}
-    assert "3 for 2 pictures" in report
+    assert "3 for 2 images" in report
     assert "image ids that occur twice: 1\n  2: 2.jpg, other.jpg" in report
     assert "captions without an image: 1\n  image 99: 'nobody'" in report
     assert "captions that are not text: 1\n  3.jpg: 5" in report
@@ -77,7 +77,7 @@ def test_quotes_newlines_and_short_lines(tmp_path):
     assert captions == {"1.jpg": ['two\nlines, "quoted"']}
     assert "lines without a caption: 1\n  line 4: only-a-name.jpg" in report
     assert "captions without a word in them: 1" in report
-    assert "picture names that can't be used: 2\n  ../3.jpg\n  /etc/4.jpg" in report
+    assert "image names that can't be used: 2\n  ../3.jpg\n  /etc/4.jpg" in report
 
 
 GOOD = {

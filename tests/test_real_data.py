@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
-from rnn_lstm_captioning.data.build import main as build
-from rnn_lstm_captioning.data.files import load_captions
-from rnn_lstm_captioning.encoder import encode_all
-from rnn_lstm_captioning.vocabulary import decode_captions
+from rnn_lstm_captioning.commands.build import main as build
+from rnn_lstm_captioning.data.caption_file import load_captions
+from rnn_lstm_captioning.data.vocabulary import decode_captions
+from rnn_lstm_captioning.training.features import encode_all
 
 FLICKR = Path("datasets/flickr8k")
 WEIGHTS = Path("datasets/weights/mobilenet_v2.pth")
@@ -47,7 +47,7 @@ def test_fifty_pairs_can_be_learned_by_heart(photographs, cell, bar):
     data, encoder, features = photographs
     train = data.splits["train"]
     rows = torch.arange(0, 250, 5)  # one caption for each of 50 photographs
-    captioner = CaptioningRNN(data.token_to_idx, cell_type=cell, ignore_index=0, image_encoder=encoder)
+    captioner = CaptioningRNN(data.word_to_idx, cell_type=cell, ignore_index=0, image_encoder=encoder)
     captioner.standardize(features)
     optimizer = torch.optim.AdamW([p for p in captioner.parameters() if p.requires_grad], lr=1e-3, fused=True)
     for _ in range(80):
@@ -61,6 +61,6 @@ def test_fifty_pairs_can_be_learned_by_heart(photographs, cell, bar):
         assert captioner.loss(features[train.image_index[rows]], train.captions[rows]).item() < bar
     # and it says by heart what it was taught
     sampled = captioner.sample(train.images[:50])
-    texts = decode_captions(sampled if cell != "attn" else sampled[0], data.idx_to_token)
-    taught = decode_captions(train.captions[rows], data.idx_to_token)
+    texts = decode_captions(sampled if cell != "attn" else sampled[0], data.idx_to_word)
+    taught = decode_captions(train.captions[rows], data.idx_to_word)
     assert sum(text == right for text, right in zip(texts, taught)) >= 40

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import run_train
 
-from rnn_lstm_captioning.checkpoint import load_checkpoint
-from rnn_lstm_captioning.cli_train import train_main
-from rnn_lstm_captioning.data.build import get_args_parser
+from rnn_lstm_captioning.commands.build import get_args_parser
+from rnn_lstm_captioning.commands.common import SCRIPTS
 from rnn_lstm_captioning.data.scenes import make_scenes
+from rnn_lstm_captioning.model.checkpoint import load_checkpoint
 
-SCRIPTS = {"train_rnn.py": "rnn", "train_lstm.py": "lstm", "train_lstm_attention.py": "attn"}
+SCRIPTS = {f"train_{name}.py": cell for cell, name in SCRIPTS.items()}
 RECIPES = sorted(Path("recipes").glob("*.args"))
 
 
@@ -37,19 +38,19 @@ def test_recipe_runs(recipe, small_file, tmp_path):
     smaller = ["--data", small_file, "--encoder-weights", "none", "--image-size", "64", "--device", "cpu", "--quiet"]
     for cell in cells:
         first = []
-        if "--self-critical" in recipe.read_text():  # it goes on from what another recipe has made
-            train_main(
+        if "--self-critical" in recipe.read_text():  # it begins with the checkpoint of another recipe
+            run_train(
                 cell, [f"@{recipe.parent}/flickr8k.args", *map(str, smaller), "--dry-run", "--out", str(tmp_path)]
             )
             first = ["--init", str(tmp_path / f"dry-run/{cell}_last.pt")]
-        train_main(cell, [f"@{recipe}", *map(str, smaller), *first, "--dry-run", "--out", str(tmp_path)])
+        run_train(cell, [f"@{recipe}", *map(str, smaller), *first, "--dry-run", "--out", str(tmp_path)])
         checkpoint = load_checkpoint(tmp_path / f"dry-run/{cell}_last.pt")
-        assert checkpoint["encoder"] in recipe.read_text()
+        assert checkpoint.encoder in recipe.read_text()
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_the_build_line_of_a_recipe_makes_the_file_that_it_trains_on(recipe):
-    builds = [line for line in commands(recipe) if line[1:3] == ["-m", "rnn_lstm_captioning.data.build"]]
+    builds = [line for line in commands(recipe) if line[1:4] == ["-m", "rnn_lstm_captioning", "build"]]
     for line in builds:
-        args = get_args_parser().parse_args(line[3:])
+        args = get_args_parser().parse_args(line[4:])
         assert f"--data {args.out}" in recipe.read_text()

@@ -16,17 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 from faults import FailingDisk
+from helpers import run_test, run_train
 
 from rnn_lstm_captioning import InputError, load_captioner
-from rnn_lstm_captioning.checkpoint import export_safetensors, load_checkpoint, restore_captioner
-from rnn_lstm_captioning.cli_test import test_main
-from rnn_lstm_captioning.cli_train import train_main
-from rnn_lstm_captioning.data.files import load_captions
-from rnn_lstm_captioning.encoder import ImageEncoder
+from rnn_lstm_captioning.data.caption_file import load_captions
 from rnn_lstm_captioning.errors import RunFailed
+from rnn_lstm_captioning.model.checkpoint import export_safetensors, load_checkpoint, restore_captioner
+from rnn_lstm_captioning.model.encoder import ImageEncoder
 from rnn_lstm_captioning.storage import load, replacing, save
+from rnn_lstm_captioning.training import trainer
 
-test_main.__test__ = False
 SMALL = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 16 --wordvec-dim 8 --batch-size 16 --quiet"
 SMALL = [*SMALL.split(), "--device", "cpu"]
 
@@ -39,13 +38,18 @@ def checkpoint(scenes_file, tmp_path_factory):
 
 
 def train(scenes_file, out, *extra):
-    train_main("lstm", ["--data", str(scenes_file), "--out", str(out), *SMALL, *extra])
+    run_train("lstm", ["--data", str(scenes_file), "--out", str(out), *SMALL, *extra])
+
+
+def read(path):
+    """The raw dict in a file."""
+    return torch.load(path, weights_only=True)
 
 
 def assert_same_run(a, b):
     a, b = (load_checkpoint(folder / "lstm_last.pt") for folder in (a, b))
-    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    assert a["training"]["history"] == b["training"]["history"]
+    assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
+    assert a.training["history"] == b.training["history"]
 
 
 # ------------------------------------------------------------------------------ the disk fails
@@ -74,7 +78,7 @@ def test_a_run_on_a_full_disk_names_the_last_good_checkpoint(scenes_file, tmp_pa
     train(scenes_file, tmp_path / "parts", "--epochs", "1")
     last = tmp_path / "parts/lstm_last.pt"
     good = last.read_bytes()
-    message = r"No space left.*lstm_last\.pt is as it was last saved: --resume goes on"
+    message = r"No space left.*lstm_last\.pt is as it was last saved: --resume continues"
     with pytest.raises(RunFailed, match=message), FailingDisk(30):
         train(scenes_file, tmp_path / "parts", "--epochs", "2", "--resume")
     assert last.read_bytes() == good and not list(last.parent.glob(".*"))
@@ -126,7 +130,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path):
 @pytest.mark.parametrize("when, epochs", [("anywhere", "3"), ("in a save", "3"), ("in a save", "1")])
 def test_a_killed_run_resumes_bit_for_bit(when, epochs, scenes_file, tmp_path):
     """The short form of tests/endurance/kills.py."""
-    command = [sys.executable, "tests/endurance/kills.py", "--kills", "4", "--when", when, "--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.endurance.kills", "--kills", "4", "--when", when, "--folder", str(tmp_path)]
     command += ["--epochs", epochs]
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -143,28 +147,24 @@ def test_resume_before_there_is_a_checkpoint_starts(scenes_file, tmp_path, capsy
 
 
 def test_a_run_that_lost_patience_does_not_go_on(scenes_file, tmp_path, monkeypatch):
-    from rnn_lstm_captioning import cli_train
-
-    monkeypatch.setattr(cli_train, "validation_cider", lambda *_: 5.0)
+    monkeypatch.setattr(trainer, "validation_cider", lambda *_: 5.0)
     train(scenes_file, tmp_path, "--epochs", "9", "--patience", "2")
-    before = load_checkpoint(tmp_path / "lstm_last.pt")["training"]["step"]
+    before = load_checkpoint(tmp_path / "lstm_last.pt").training["step"]
     (tmp_path / "lstm_log.csv").unlink()  # as if killed before it was written
     train(scenes_file, tmp_path, "--epochs", "9", "--patience", "2", "--resume")
-    assert load_checkpoint(tmp_path / "lstm_last.pt")["training"]["step"] == before
+    assert load_checkpoint(tmp_path / "lstm_last.pt").training["step"] == before
     assert (tmp_path / "lstm_log.csv").read_text().count("\n") == 4
 
 
 def test_sigterm_saves_and_the_schedule_is_said_to_stretch(scenes_file, tmp_path, monkeypatch, capsys):
-    from rnn_lstm_captioning import training
-
-    show = training.Trainer.show
-    monkeypatch.setattr(training.Trainer, "show", lambda *a: (show(*a), signal.raise_signal(signal.SIGTERM)))
+    show = trainer.Trainer.show_progress
+    monkeypatch.setattr(trainer.Trainer, "show_progress", lambda *a: (show(*a), signal.raise_signal(signal.SIGTERM)))
     with pytest.raises(KeyboardInterrupt):
         train(scenes_file, tmp_path, "--epochs", "2")
-    assert load_checkpoint(tmp_path / "lstm_last.pt")["training"]["step"] == 1
-    monkeypatch.setattr(training.Trainer, "show", show)
+    assert load_checkpoint(tmp_path / "lstm_last.pt").training["step"] == 1
+    monkeypatch.setattr(trainer.Trainer, "show_progress", show)
     train(scenes_file, tmp_path, "--epochs", "3", "--resume")
-    assert "--epochs was 2 and is 3: the learning rate's schedule is stretched" in capsys.readouterr().out
+    assert "--epochs was 2, now 3: the learning rate's schedule is stretched" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------- files that do harm
@@ -272,8 +272,8 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(checkpoint, tmp_path):
         except InputError:
             refused += 1
         else:  # it lies between the parts
-            assert all(torch.equal(found["model"][name], expected["model"][name]) for name in expected["model"])
-            assert found["settings"] == expected["settings"]
+            assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
+            assert found.settings == expected.settings
     assert refused > 50
     for length in (0, 10, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
@@ -284,15 +284,15 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(settings=lambda s: s | {"hidden_dim": 10**9}), "of another size"),
-        (dict(settings=lambda s: s | {"wordvec_dim": "many"}), "of another size"),
+        (dict(settings=lambda s: s | {"hidden_dim": 10**9}), "another size"),
+        (dict(settings=lambda s: s | {"wordvec_dim": "many"}), "another size"),
         (dict(settings=lambda s: {}), "hidden_dim"),
         (dict(encoder=lambda _: "regnet_y_128gf"), "weights of regnet_y_128gf"),
         (dict(encoder=lambda _: "nonsense"), "nonsense"),
         (dict(image_size=lambda _: 10**6), "1000000 pixels"),
         (dict(format=lambda _: 99), "format 99; this version of the project reads 1 to"),
-        (dict(cell=lambda _: "gru"), "unknown cell, gru"),
-        (dict(idx_to_token=lambda words: words[:-1]), "of another size"),
+        (dict(cell=lambda _: "mgu"), "unknown cell, mgu"),
+        (dict(idx_to_token=lambda words: words[:-1]), "another size"),
         (dict(idx_to_token=lambda words: [*words[:-1], words[-2]]), "word_to_idx"),
         (dict(idx_to_token=lambda words: [*words[:-1], ["a"]]), "words that are not text"),
         (dict(model=lambda model: {k: v for k, v in model.items() if k != "cell.Wx"}), "cell.Wx"),
@@ -300,7 +300,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(checkpoint, tmp_path):
     ],
 )
 def test_parts_that_do_not_fit_are_named(change, message, checkpoint, tmp_path):
-    parts = load_checkpoint(checkpoint)
+    parts = read(checkpoint)
     torch.save(parts | {key: f(parts[key]) for key, f in change.items()}, tmp_path / "x.pt")
     with pytest.raises(InputError, match=message):
         load_captioner(tmp_path / "x.pt")
@@ -323,7 +323,7 @@ def test_a_training_state_that_does_not_fit_is_refused(checkpoint, scenes_file, 
         lambda training: training["history"][0].pop("val_loss"),
     ]
     for change in changes:
-        parts = load_checkpoint(checkpoint)
+        parts = read(checkpoint)
         change(parts["training"])
         torch.save(parts, tmp_path / "lstm_last.pt")
         with pytest.raises(InputError, match="its training state doesn't fit its weights"):
@@ -334,27 +334,27 @@ def test_moments_of_another_layout_are_laid_out_anew(checkpoint, scenes_file, tm
     """The fused optimizer writes one element after the other, whatever the strides say."""
     runs = []
     for name in ("whole", "parts"):
-        parts = load_checkpoint(checkpoint)
+        parts = read(checkpoint)
         for moments in parts["training"]["optimizer"]["state"].values():
             if name == "parts" and moments["exp_avg"].dim() == 2:
                 moments["exp_avg"] = moments["exp_avg"].T.contiguous().T
         (tmp_path / name).mkdir()
         torch.save(parts, tmp_path / name / "lstm_last.pt")
         train(scenes_file, tmp_path / name, "--epochs", "2", "--resume")
-        runs.append(load_checkpoint(tmp_path / name / "lstm_last.pt")["model"])
+        runs.append(load_checkpoint(tmp_path / name / "lstm_last.pt").weights)
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
 def test_a_finished_epoch_that_was_not_evaluated_is_evaluated_elsewhere(checkpoint, scenes_file, tmp_path):
-    parts = load_checkpoint(checkpoint)
+    parts = read(checkpoint)
     parts["training"] |= {"history": [], "best": None}  # as if killed after the only epoch's last step
     torch.save(parts, tmp_path / "lstm_last.pt")
     train(scenes_file, tmp_path, "--epochs", "1", "--resume")
-    assert len(load_checkpoint(tmp_path / "lstm_last.pt")["training"]["history"]) == 1
+    assert len(load_checkpoint(tmp_path / "lstm_last.pt").training["history"]) == 1
 
 
 def test_a_checkpoint_of_format_1_loads(checkpoint, tmp_path):
-    parts = load_checkpoint(checkpoint)
+    parts = read(checkpoint)
     for name in ("image_input", "image_norm", "image_size", "init", "self_critical", "deterministic"):
         parts["settings"].pop(name, None)
     parts["training"] = {k: parts["training"][k] for k in ("optimizer", "step", "best", "history")}
@@ -368,12 +368,12 @@ def test_a_checkpoint_of_format_1_loads(checkpoint, tmp_path):
 
 def test_a_model_is_shared_as_safetensors(checkpoint, tmp_path, scenes_file, capsys):
     path = tmp_path / "model.safetensors"
-    test_main("lstm", ["--checkpoint", str(checkpoint), "--export", str(path)])
+    run_test("lstm", ["--checkpoint", str(checkpoint), "--export", str(path)])
     assert str(path) in capsys.readouterr().out
     parts, shared = load_checkpoint(checkpoint), load_checkpoint(path)
-    assert shared["training"] is None and shared["data"] == "scenes.pt"
+    assert shared.training is None and shared.data == "scenes.pt"
     assert str(scenes_file.parent).encode() not in path.read_bytes()
-    assert all(torch.equal(parts["model"][name], shared["model"][name]) for name in parts["model"])
+    assert all(torch.equal(parts.weights[name], shared.weights[name]) for name in parts.weights)
     images = load_captions(scenes_file).splits["val"].images
     texts = [[c.text for c in load_captioner(p).caption_images(images)] for p in (checkpoint, path)]
     assert texts[0] == texts[1]
@@ -416,13 +416,23 @@ def test_an_earlier_run_is_not_overwritten(scenes_file, tmp_path, capsys):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert "_before" not in capsys.readouterr().out
     train(scenes_file, tmp_path, "--epochs", "1", "--seed", "1")
-    assert "lstm_*_before (--resume would have gone on with it)" in capsys.readouterr().out
+    assert "lstm_*_before (--resume would have continued it)" in capsys.readouterr().out
     for name, content in before.items():
         stem, suffix = name.split(".")
         assert (tmp_path / f"{stem}_before.{suffix}").read_bytes() == content
     assert (tmp_path / "lstm_best.pt").read_bytes() != before["lstm_best.pt"]
     train(scenes_file, tmp_path, "--epochs", "2", "--seed", "1", "--resume")
     assert (tmp_path / "lstm_best_before.pt").read_bytes() == before["lstm_best.pt"]
+    second = (tmp_path / "lstm_best.pt").read_bytes()
+    train(scenes_file, tmp_path, "--epochs", "1", "--seed", "2")  # a third run
+    assert "lstm_*_before2 " in capsys.readouterr().out
+    assert (tmp_path / "lstm_best_before.pt").read_bytes() == before["lstm_best.pt"]
+    assert (tmp_path / "lstm_best_before2.pt").read_bytes() == second
+    for path in tmp_path.glob("lstm_last*"):
+        path.unlink()
+    third = (tmp_path / "lstm_best.pt").read_bytes()
+    train(scenes_file, tmp_path, "--epochs", "1", "--seed", "3")  # a best checkpoint that lies alone is kept too
+    assert (tmp_path / "lstm_best_before3.pt").read_bytes() == third
 
 
 def test_clipping_stands_in_the_log(scenes_file, tmp_path):
@@ -439,5 +449,5 @@ def test_same_seed_same_bytes(scenes_file, tmp_path):
     torch.use_deterministic_algorithms(False)
     a, b, c = ((tmp_path / name / "lstm_best.pt").read_bytes() for name in "abc")
     assert len(a) == len(b)
-    a, b, c = (load_checkpoint(tmp_path / name / "lstm_best.pt")["model"] for name in "abc")
+    a, b, c = (load_checkpoint(tmp_path / name / "lstm_best.pt").weights for name in "abc")
     assert all(torch.equal(a[name], b[name]) for name in a) and not torch.equal(a["cell.Wx"], c["cell.Wx"])

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_lstm_captioning.inference import Caption
-from rnn_lstm_captioning.report import choose_examples, save_results_page
+from rnn_lstm_captioning.evaluation.captions import Caption
+from rnn_lstm_captioning.evaluation.results_page import Scored, choose_examples, save_results_page
 
 
 @given(st.lists(st.floats(0, 1000), max_size=40), st.integers(1, 9))
@@ -27,7 +27,8 @@ def test_the_page_is_one_file_with_pictures_and_escaped_text(tmp_path):
     per_image = {"BLEU-4": [1.0] * N, "CIDEr": [float(k) for k in range(N)]}
     rows = {"the model": {"BLEU-4": 12.34, "CIDEr": 5.0}}
     references = [["a <i>dog</i>"], *[["x", "y"]] * (N - 1)]
-    save_results_page(tmp_path / "r.html", "a < b", "beam 5", rows, images, captions, references, per_image, count=2)
+    scored = Scored(images, captions, references, per_image, rows)
+    save_results_page(tmp_path / "r.html", "a < b", "beam 5", scored, count=2)
 
     class Reader(HTMLParser):
         tags, text = [], ""

@@ -4,14 +4,13 @@ import itertools
 
 import pytest
 import torch
-from helpers import CELLS, random_captions, tiny_captioner
+from helpers import CELLS, random_captions, run_train, tiny_captioner
 
 from rnn_lstm_captioning import InputError
-from rnn_lstm_captioning.checkpoint import load_checkpoint
-from rnn_lstm_captioning.cli_train import train_main
-from rnn_lstm_captioning.pairs import Pairs
-from rnn_lstm_captioning.self_critical import SelfCritical, mean_of_others
-from rnn_lstm_captioning.vocabulary import END, NULL, START
+from rnn_lstm_captioning.data.vocabulary import END, NULL, START
+from rnn_lstm_captioning.model.checkpoint import load_checkpoint
+from rnn_lstm_captioning.training.batches import Pairs
+from rnn_lstm_captioning.training.self_critical import SelfCritical, mean_of_others
 
 
 def test_the_baseline_is_the_mean_of_the_others():
@@ -40,7 +39,7 @@ def test_the_gradient_is_that_of_the_expected_reward():
     def reward(words):
         return (len(words) + 2.0 * ("w0" in words) - 3.0 * ("w1" in words)) ** 2 / 9
 
-    objective = SelfCritical(pairs, [["w0 w1"]])
+    objective = SelfCritical([["w0 w1"]], max_length=2)
     objective.reward = lambda captions, _: [reward(words) for words in captions]
     names = captioner.idx_to_word
     choices = [(END,), *((first, second) for first, second in itertools.product(range(2, 6), repeat=2) if first != END)]
@@ -50,7 +49,7 @@ def test_the_gradient_is_that_of_the_expected_reward():
     probs = captioner.log_probs(features.expand(len(captions), -1, -1, -1), captions).exp()
     assert probs.sum().item() == pytest.approx(1, abs=1e-9)
     expected = torch.autograd.grad(-(probs * rewards).sum(), parameters)
-    loss = objective.batch_loss(captioner, torch.arange(copies), "cpu")
+    loss = objective(captioner, pairs.batch(torch.arange(copies), "cpu"))
     assert loss.item() == pytest.approx(-(probs * rewards).sum().item(), abs=0.02)
     for found, exact in zip(torch.autograd.grad(loss, parameters), expected):
         assert (found - exact).norm() < 0.05 * exact.norm()
@@ -62,13 +61,13 @@ SMALL = "--hidden-dim 16 --wordvec-dim 8 --encoder-weights none --batch-size 20 
 @pytest.fixture(scope="module")
 def trained(scenes_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    train_main("attn", ["--data", str(scenes_file), "--out", str(folder), *SMALL, "--epochs", "3"])
+    run_train("attn", ["--data", str(scenes_file), "--out", str(folder), *SMALL, "--epochs", "3"])
     return folder
 
 
 def train_on(scenes_file, folder, out, *extra):
     common = ["--data", str(scenes_file), "--out", str(out), *SMALL, "--self-critical"]
-    train_main("attn", [*common, "--init", str(folder / "attn_best.pt"), *extra])
+    run_train("attn", [*common, "--init", str(folder / "attn_best.pt"), *extra])
     return load_checkpoint(out / "attn_last.pt")
 
 
@@ -76,19 +75,19 @@ def test_it_trains_from_a_checkpoint_and_resumes_exactly(scenes_file, trained, t
     whole = train_on(scenes_file, trained, tmp_path / "whole", "--epochs", "2", "--schedule", "constant")
     train_on(scenes_file, trained, tmp_path / "parts", "--epochs", "1", "--schedule", "constant")
     parts = train_on(scenes_file, trained, tmp_path / "parts", "--epochs", "2", "--schedule", "constant", "--resume")
-    before = load_checkpoint(trained / "attn_best.pt")["model"]
-    assert not torch.equal(whole["model"]["cell.Wx"], before["cell.Wx"])
-    assert torch.equal(whole["model"]["feature_mean"], before["feature_mean"])
-    assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in before)
+    before = load_checkpoint(trained / "attn_best.pt").weights
+    assert not torch.equal(whole.weights["cell.Wx"], before["cell.Wx"])
+    assert torch.equal(whole.weights["feature_mean"], before["feature_mean"])
+    assert all(torch.equal(whole.weights[name], parts.weights[name]) for name in before)
 
 
 def test_what_it_needs_is_said(scenes_file, trained, tmp_path):
     data = ["--data", str(scenes_file), "--out", str(tmp_path), *SMALL]
     with pytest.raises(InputError, match="name its checkpoint with --init"):
-        train_main("attn", [*data, "--self-critical"])
+        run_train("attn", [*data, "--self-critical"])
     with pytest.raises(InputError, match="another cell or vocabulary"):
-        train_main("lstm", [*data, "--init", str(trained / "attn_best.pt")])
+        run_train("lstm", [*data, "--init", str(trained / "attn_best.pt")])
     with pytest.raises(InputError, match="was trained with --encoder regnet_x_400mf, not mobilenet_v2"):
-        train_main("attn", [*data, "--encoder", "mobilenet_v2", "--init", str(trained / "attn_best.pt")])
+        run_train("attn", [*data, "--encoder", "mobilenet_v2", "--init", str(trained / "attn_best.pt")])
     with pytest.raises(InputError, match="does not fit these settings .*size mismatch"):
-        train_main("attn", [*data, "--hidden-dim", "8", "--init", str(trained / "attn_best.pt")])
+        run_train("attn", [*data, "--hidden-dim", "8", "--init", str(trained / "attn_best.pt")])

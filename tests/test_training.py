@@ -1,21 +1,22 @@
 """The training loop's parts."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
+import pytest
 import torch
 from helpers import random_captions, tiny_captioner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_lstm_captioning.pairs import Pairs
-from rnn_lstm_captioning.training import Trainer, learning_rate_factor, merit
+from rnn_lstm_captioning.training.batches import Pairs
+from rnn_lstm_captioning.training.settings import TrainingSettings
+from rnn_lstm_captioning.training.trainer import Trainer, learning_rate_factor, selection_score
 
 
 def make_trainer(captioner, **changed):
-    settings = dict(optimizer="adamw", weight_decay=0.5, learning_rate=0.1, batch_size=4, batching="padded", epochs=2)
-    settings |= dict(seed=0, dry_run=False, device="cpu")
+    settings = TrainingSettings(weight_decay=0.5, learning_rate=0.1, batch_size=4, epochs=2, quiet=True)
     pairs = Pairs(random_captions(8, 6, 12), torch.arange(8), features=torch.randn(8, 6, 2, 2))
-    return Trainer(captioner, pairs, pairs, SimpleNamespace(**settings | changed), None, None)
+    return Trainer(captioner, pairs, pairs, replace(settings, **changed))
 
 
 def test_weight_decay_shrinks_matrices_only():
@@ -34,17 +35,21 @@ def test_weight_decay_shrinks_matrices_only():
 @given(st.integers(1, 3000), st.data())
 def test_the_learning_rate_rises_to_its_value_and_falls_to_nothing(total, data):
     step = data.draw(st.integers(0, total - 1))
-    cosine, constant = (learning_rate_factor(schedule, step, total) for schedule in ("cosine", "constant"))
+    cosine, constant = (
+        learning_rate_factor(TrainingSettings(schedule=schedule), step, total) for schedule in ("cosine", "constant")
+    )
     assert 0 < constant <= 1 and 0 <= cosine <= constant + 1e-12
     if step >= total // 20:
         assert constant == 1
-        assert step + 1 == total or learning_rate_factor("cosine", step + 1, total) <= cosine
-    assert total == 1 or learning_rate_factor("cosine", total, total) < 1e-9
+        assert step + 1 == total or learning_rate_factor(TrainingSettings(), step + 1, total) <= cosine
+    assert total == 1 or learning_rate_factor(TrainingSettings(), total, total) < 1e-9
 
 
-def test_the_best_epoch_has_most_cider_or_else_the_lowest_loss():
-    assert merit({"val_loss_per_word": 2.0}) > merit({"val_loss_per_word": 2.1})
-    assert merit({"val_loss_per_word": 2.1, "val_cider": 40.0}) > merit({"val_loss_per_word": 2.0, "val_cider": 39.0})
+def test_the_best_epoch_has_the_highest_cider_or_else_the_lowest_loss():
+    assert selection_score({"val_loss_per_word": 2.0}) > selection_score({"val_loss_per_word": 2.1})
+    assert selection_score({"val_loss_per_word": 2.1, "val_cider": 40.0}) > selection_score(
+        {"val_loss_per_word": 2.0, "val_cider": 39.0}
+    )
 
 
 def test_one_number_of_steps_per_epoch_for_every_order():
@@ -52,5 +57,36 @@ def test_one_number_of_steps_per_epoch_for_every_order():
     assert dry.steps_per_epoch == len(dry.batches_of_epoch(3)) == 4
     trainer = make_trainer(tiny_captioner("rnn"), batching="length", batch_size=3)
     for seed in range(5):
-        batches = trainer.train.batches(3, "length", torch.Generator().manual_seed(seed))
+        batches = trainer.train.row_batches(3, "length", torch.Generator().manual_seed(seed))
         assert len(batches) == trainer.steps_per_epoch
+
+
+def test_without_a_warm_up_the_schedule_starts_at_its_value():
+    without = TrainingSettings(schedule="constant", warmup=0)
+    assert all(learning_rate_factor(without, step, 100) == 1 for step in range(100))
+    rising = [learning_rate_factor(TrainingSettings(schedule="constant", warmup=0.2), step, 100) for step in range(21)]
+    assert rising == pytest.approx([(step + 1) / 20 for step in range(20)] + [1.0])
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"epochs": 0}, "epochs is 0, wanted above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan, wanted above 0"),
+        ({"batching": "any"}, "batching is 'any', wanted one of padded, length"),
+        ({"warmup": 1.0}, r"warmup is 1.0, wanted in \[0, 1\)"),
+        ({"self_critical": True, "batching": "length"}, "which --batching length separates"),
+    ],
+)
+def test_settings_that_can_not_be_used_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingSettings(**values)
+
+
+def test_a_notebook_trains_without_files():
+    torch.manual_seed(1)
+    captioner, epochs = tiny_captioner("gru").float(), []
+    captioner.image_encoder.requires_grad_(False)
+    trainer = make_trainer(captioner, epochs=4, weight_decay=0.0, learning_rate=0.02)
+    trainer.on_epoch = lambda trainer: epochs.append(trainer.history[-1]["val_loss"])
+    assert trainer.run() and len(epochs) == 4 and epochs[-1] < epochs[0]

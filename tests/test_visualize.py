@@ -4,7 +4,12 @@ import torch
 from PIL import Image
 
 import utils
-from rnn_lstm_captioning.visualize import attention_overlay, save_attention, save_captioned_picture, save_loss_curve
+from rnn_lstm_captioning.evaluation.figures import (
+    attention_overlay,
+    save_attention,
+    save_captioned_image,
+    save_loss_curve,
+)
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (7, 7), (1, 1), (2, 5)])
@@ -41,8 +46,8 @@ def test_attention_visualizer_puts_the_word_above_the_picture():
 
 def test_pictures_are_written_as_said(tmp_path):
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    save_captioned_picture(tmp_path / "a.png", image, "a dog", ["a dog runs", "one dog"])
-    save_captioned_picture(tmp_path / "b.png", image, "", [])
+    save_captioned_image(tmp_path / "a.png", image, "a dog", ["a dog runs", "one dog"])
+    save_captioned_image(tmp_path / "b.png", image, "", [])
     words = "one two three four five six seven".split()
     save_attention(tmp_path / "a", image, words, torch.softmax(torch.randn(9, 4, 4).flatten(1), 1).view(9, 4, 4))
     save_attention(tmp_path / "none", image, [], torch.zeros(9, 4, 4))

@@ -1,8 +1,11 @@
+import unicodedata
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_lstm_captioning.vocabulary import (
+from rnn_lstm_captioning.data.vocabulary import (
     END,
     NULL,
     SPECIAL_TOKENS,
@@ -19,6 +22,30 @@ def test_tokenize():
     assert tokenize("A man's T-shirt, in 2 colours .") == ["a", "man's", "t", "shirt", "in", "2", "colours"]
     assert tokenize("'Über' naïve_cafés — 東京 don’t") == ["über", "naïve", "cafés", "東京", "don't"]
     assert tokenize(" .,!? ") == []
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("कुत्ता घास पर दौड़ता है।", ["कुत्ता", "घास", "पर", "दौड़ता", "है"]),  # Hindi: vowel signs and viramas
+        ("ஒரு நாய் ஓடுகிறது.", ["ஒரு", "நாய்", "ஓடுகிறது"]),  # Tamil
+        ("একটি কুকুর দৌড়াচ্ছে", ["একটি", "কুকুর", "দৌড়াচ্ছে"]),  # Bengali
+        ("สุนัข วิ่ง เร็ว", ["สุนัข", "วิ่ง", "เร็ว"]),  # Thai, with spaces
+        ("கோ\u200cவில்", ["கோ\u200cவில்"]),  # a joiner stays inside its word
+        ("سگ می‌دود", ["سگ", "می\u200cدود"]),  # Persian, with a zero-width non-joiner
+        ("كَلْبٌ يَرْكُضُ", ["كَلْبٌ", "يَرْكُضُ"]),  # Arabic, vocalised
+        ("כֶּלֶב רָץ", ["כֶּלֶב", "רָץ"]),  # Hebrew, with points
+        ("nai\u0308ve café", ["naïve", "café"]),  # decomposed
+        ("개가 달린다", ["개가", "달린다"]),  # Korean, decomposed
+        ("İstanbul'da bir köpek", ["i\u0307stanbul'da", "bir", "köpek"]),  # Turkish: one word
+        ("con chó đang chạy", ["con", "chó", "đang", "chạy"]),  # Vietnamese
+        ("собака бежит — ёж", ["собака", "бежит", "ёж"]),
+        ("\u0301 \u200d '", []),  # marks and joiners alone are no word
+    ],
+)
+def test_words_of_any_script(text, words):
+    assert tokenize(text) == [unicodedata.normalize("NFC", word) for word in words]
+    assert tokenize(unicodedata.normalize("NFD", text)) == tokenize(text)
 
 
 @given(st.text())

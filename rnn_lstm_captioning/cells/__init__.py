@@ -1,33 +1,13 @@
-"""The three recurrent cells, each in a file that can be read alone, top to bottom."""
+"""The recurrent cells, each in a file that can be read alone, from top to bottom: equation, step, sequence and both
+backward passes by hand. Beside them the layers around a cell, the losses, and the arithmetic and checks that all of
+them use. This package imports torch and nothing else.
+"""
 
-from .attention import (
-    AttentionLSTM,
-    attention_backward,
-    attention_forward,
-    attention_step_backward,
-    attention_step_forward,
-    dot_product_attention,
-    dot_product_attention_backward,
-)
-from .lstm import LSTM, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
-from .rnn import RNN, rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
+from .attention import *
+from .gru import *
+from .interface import RecurrentCell
+from .lstm import *
+from .rnn import *
 
-__all__ = [
-    "LSTM",
-    "RNN",
-    "AttentionLSTM",
-    "attention_backward",
-    "attention_forward",
-    "attention_step_backward",
-    "attention_step_forward",
-    "dot_product_attention",
-    "dot_product_attention_backward",
-    "lstm_backward",
-    "lstm_forward",
-    "lstm_step_backward",
-    "lstm_step_forward",
-    "rnn_backward",
-    "rnn_forward",
-    "rnn_step_backward",
-    "rnn_step_forward",
-]
+# the registry: --cell, the captioner, the checker, the figures and the tests know the cells from here
+CELLS: dict[str, type[RecurrentCell]] = {cell.name: cell for cell in (RNN, LSTM, GRU, AttentionLSTM)}

@@ -1,17 +1,19 @@
-"""PyTorch's values at a better speed: the matrix product and tanh in float32 on a CPU, and the
-derivatives of tanh and sigmoid in few passes over memory.
+"""The values of PyTorch's own functions, faster: the matrix product and tanh in float32 on a CPU, and
+the derivatives of tanh and sigmoid in few passes over memory.
 
-On a CPU, PyTorch takes float32 products and tanh from MKL, which is slow on AMD processors. It
-carries oneDNN as well, which is as fast on all; but oneDNN's product has no derivative, so it serves
-where autograd does not look: inside the modules, whose backward passes are our own.
+On a CPU, PyTorch computes float32 products and tanh with MKL, which is slow on AMD processors.
+PyTorch also contains oneDNN, which is fast on all of them. But oneDNN's product has no derivative,
+so it is used only where autograd does not record: inside the modules, whose backward passes are
+written by hand.
 """
 
 import torch
+from torch import Tensor
 
 _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
-def addmm(c, a, b):
+def addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """c + a @ b, for a (M, K), b (K, P) and c (M, P) or (P,)."""
     if _onednn is None or not _fast_path(a):
         return torch.addmm(c, a, b)
@@ -20,27 +22,27 @@ def addmm(c, a, b):
     return _onednn.binary(a, c, b.T, None, "add")
 
 
-def matmul(a, b):
+def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, for a (M, K) and b (K, P)."""
     if _onednn is None or not _fast_path(a):
         return a @ b
     return _onednn.default(a, b.T, None, "none", [], "")
 
 
-def tanh(x):
+def tanh(x: Tensor) -> Tensor:
     """tanh(x), element by element."""
-    if not _fast_path(x) or x.numel() < 2**15:  # a small one is not worth three operations
+    if not _fast_path(x) or x.numel() < 2**15:  # for a small one, three operations take longer
         return torch.tanh(x)
     return torch.sub(1, torch.sigmoid(-2 * x), alpha=2)  # tanh(x) = 1 - 2 sigmoid(-2x), exact to 1e-7
 
 
-def tanh_gradient(dy, y, out=None):
+def tanh_gradient(dy: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
     """dy * (1 - y^2), the gradient through y = tanh(a); out may be dy."""
     out = torch.empty_like(dy) if out is None else out
     return torch.ops.aten.tanh_backward.grad_input(dy, y, grad_input=out)
 
 
-def sigmoid_gradient(dy, y, out):
+def sigmoid_gradient(dy: Tensor, y: Tensor, out: Tensor) -> Tensor:
     """dy * y * (1 - y), the gradient through y = sigmoid(a); out may be dy."""
     return torch.ops.aten.sigmoid_backward.grad_input(dy, y, grad_input=out)
 

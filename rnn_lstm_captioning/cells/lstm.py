@@ -10,16 +10,27 @@ Schmidhuber and Cummins (2000); forget bias 1: Jozefowicz, Zaremba and Sutskever
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .arithmetic import addmm, matmul, sigmoid_gradient, tanh, tanh_gradient
 from .autograd import HandWritten, at_autocast_precision
+from .interface import RecurrentCell
 from .shapes import check_tensors
+
+__all__ = [
+    "LSTM",
+    "lstm_step_forward",
+    "lstm_step_backward",
+    "lstm_forward",
+    "lstm_backward",
+]
 
 # ------------------------------------------------------------------------------------- one step
 
 
-def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
+def lstm_step_forward(
+    x: Tensor, prev_h: Tensor, prev_c: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor
+) -> tuple[Tensor, Tensor, tuple]:
     """One time step.
 
     Args: x (N, D), prev_h (N, H), prev_c (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,), one floating dtype.
@@ -30,12 +41,12 @@ def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
         x=(x, "N D"), prev_h=(prev_h, "N H"), prev_c=(prev_c, "N H"),
         Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), b=(b, "4H"),
     )  # fmt: skip
-    next_h, next_c, gates = _advance(_project(x, Wx, b), prev_h, prev_c, Wh)
+    next_h, next_c, gates = _step(_project(x, Wx, b), prev_h, prev_c, Wh)
     return next_h, next_c, (x, prev_h, gates, Wx, Wh)
 
 
 @torch.no_grad()
-def lstm_step_backward(dnext_h, dnext_c, cache):
+def lstm_step_backward(dnext_h: Tensor, dnext_c: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of one time step.
 
     Args: dnext_h (N, H), dnext_c (N, H), the gradients of the loss with respect to the step's two
@@ -46,7 +57,7 @@ def lstm_step_backward(dnext_h, dnext_c, cache):
     x, prev_h, gates, Wx, Wh = cache
     check_tensors(prev_h=(prev_h, "N H"), dnext_h=(dnext_h, "N H"), dnext_c=(dnext_c, "N H"))
     da = prev_h.new_empty(len(x), Wx.shape[1])
-    dprev_h, dprev_c = _retreat(dnext_h, dnext_c, gates, Wh, out=da)
+    dprev_h, dprev_c = _step_backward(dnext_h, dnext_c, gates, Wh, out=da)
     dx, dWx, dWh, db = _input_and_weight_gradients(da, x, prev_h, Wx)
     return dx, dprev_h, dprev_c, dWx, dWh, db
 
@@ -54,7 +65,7 @@ def lstm_step_backward(dnext_h, dnext_c, cache):
 # --------------------------------------------------------------------------------- the sequence
 
 
-def lstm_forward(x, h0, Wx, Wh, b):
+def lstm_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tuple[Tensor, tuple]:
     """The whole sequence, from c_0 = 0.
 
     Args: x (N, T, D), h0 (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,), all of one floating dtype.
@@ -66,7 +77,7 @@ def lstm_forward(x, h0, Wx, Wh, b):
     p = _project(x.flatten(0, 1), Wx, b).unflatten(0, x.shape[:2])  # (T, N, 4H), every step at once
     states, c, steps = [h0], torch.zeros_like(h0), []
     for p_t in p.unbind():
-        h, c, gates = _advance(p_t, states[-1], c, Wh)
+        h, c, gates = _step(p_t, states[-1], c, Wh)
         states.append(h)
         steps.append(gates)
     h = torch.stack(states[1:])  # (T, N, H)
@@ -74,7 +85,7 @@ def lstm_forward(x, h0, Wx, Wh, b):
 
 
 @torch.no_grad()
-def lstm_backward(dh, cache):
+def lstm_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of the whole sequence: backpropagation through time.
 
     Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache of the forward.
@@ -89,13 +100,13 @@ def lstm_backward(dh, cache):
     dprev_h = dprev_c = torch.zeros_like(states[0])
     for t in reversed(range(T)):
         # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1      (LSTM-17)
-        dprev_h, dprev_c = _retreat(dh[t] + dprev_h, dprev_c, steps[t], Wh, out=da[t])
+        dprev_h, dprev_c = _step_backward(dh[t] + dprev_h, dprev_c, steps[t], Wh, out=da[t])
     rows = da.flatten(0, 1), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
     dx, dWx, dWh, db = _input_and_weight_gradients(*rows, Wx)
     return dx.view(T, N, D).transpose(0, 1), dprev_h, dWx, dWh, db
 
 
-# -------------------------------------- the arithmetic, written once for the step and the sequence
+# ------------------------------------- the arithmetic, written once: the step and the sequence use it
 
 
 def _project(x, Wx, b):
@@ -103,7 +114,7 @@ def _project(x, Wx, b):
     return addmm(b, x, Wx)  # (rows, 4H)
 
 
-def _advance(p, prev_h, prev_c, Wh):
+def _step(p, prev_h, prev_c, Wh):
     H = prev_h.shape[1]
     # a_t = p_t + h_{t-1} Wh                                                            (LSTM-2)
     a = addmm(p, prev_h, Wh)  # (N, 4H)
@@ -120,7 +131,7 @@ def _advance(p, prev_h, prev_c, Wh):
     return next_h, next_c, (ifo, g, prev_c, tanh_c)
 
 
-def _retreat(dh, dc, gates, Wh, out):
+def _step_backward(dh, dc, gates, Wh, out):
     ifo, g, prev_c, tanh_c = gates
     i, f, o = ifo.chunk(3, dim=1)
     di, df, do, da_g = out.chunk(4, dim=1)
@@ -156,27 +167,46 @@ def _input_and_weight_gradients(da, x, prev_h, Wx):
 # ----------------------------------------------------------------------------------- the module
 
 
-class LSTM(nn.Module):
+class LSTM(RecurrentCell):
     """An LSTM layer that trains through :func:`lstm_backward`.
 
     Parameters: Wx (input_dim, 4 hidden_dim) and Wh (hidden_dim, 4 hidden_dim), drawn from
-    N(0, 1/fan_in); b (4 hidden_dim,), zero but for the forget gate's quarter, which is one: the
-    cell starts by remembering.
+    N(0, 1/fan_in); b (4 hidden_dim,), zero except for the forget gate's quarter, which is one: a new
+    cell keeps its state.
     """
 
-    def __init__(self, input_dim, hidden_dim):
+    name, title, prefix = "lstm", "LSTM", "lstm"
+
+    def __init__(self, input_dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.Wx = nn.Parameter(torch.randn(input_dim, 4 * hidden_dim) / input_dim**0.5)
         self.Wh = nn.Parameter(torch.randn(hidden_dim, 4 * hidden_dim) / hidden_dim**0.5)
         self.b = nn.Parameter(torch.zeros(4 * hidden_dim))
         self.b.data[hidden_dim : 2 * hidden_dim] = 1
 
-    def forward(self, x, h0):
+    def forward(self, x: Tensor, h0: Tensor) -> Tensor:
         """x (N, T, D), h0 (N, H) -> h (N, T, H)."""
         tensors = at_autocast_precision(x, h0, self.Wx, self.Wh, self.b)
         return HandWritten.apply(lstm_forward, lstm_backward, *tensors)
 
-    def step_forward(self, x, prev_h, prev_c):
+    def step_forward(self, x: Tensor, prev_h: Tensor, prev_c: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, D), prev_h (N, H), prev_c (N, H) -> next_h (N, H), next_c (N, H)."""
         tensors = at_autocast_precision(x, prev_h, prev_c, self.Wx, self.Wh, self.b)
         return lstm_step_forward(*tensors)[:2]
+
+    def start(self, image: Tensor) -> tuple[Tensor, ...]:
+        """image (N, H), which is h_0 -> the state (h, c), with c_0 = 0."""
+        return image, torch.zeros_like(image)
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...], image: Tensor) -> tuple[tuple[Tensor, ...], None]:
+        """x (N, D), state (h, c) -> the next state, and no attention weights."""
+        h, c = state
+        return self.step_forward(x, h, c), None
+
+    def gates(self, x: Tensor, state: tuple[Tensor, ...], image: Tensor) -> dict[str, Tensor]:
+        """The values of one step that the figures draw: name -> (N, H)."""
+        h, c = state
+        _, next_c, cache = lstm_step_forward(x, h, c, self.Wx, self.Wh, self.b)
+        ifo, g, _, _ = cache[2]
+        i, f, o = ifo.chunk(3, dim=1)
+        return {"input gate i": i, "forget gate f": f, "output gate o": o, "new content g": g, "cell state c": next_c}

@@ -8,16 +8,25 @@ Source: Elman, "Finding Structure in Time" (1990); backpropagation through time:
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .arithmetic import addmm, matmul, tanh, tanh_gradient
 from .autograd import HandWritten, at_autocast_precision
+from .interface import RecurrentCell
 from .shapes import check_tensors
+
+__all__ = [
+    "RNN",
+    "rnn_step_forward",
+    "rnn_step_backward",
+    "rnn_forward",
+    "rnn_backward",
+]
 
 # ------------------------------------------------------------------------------------- one step
 
 
-def rnn_step_forward(x, prev_h, Wx, Wh, b):
+def rnn_step_forward(x: Tensor, prev_h: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tuple[Tensor, tuple]:
     """One time step.
 
     Args: x (N, D), prev_h (N, H), Wx (D, H), Wh (H, H), b (H,), all of one floating dtype.
@@ -25,12 +34,12 @@ def rnn_step_forward(x, prev_h, Wx, Wh, b):
     Raises: TypeError or ValueError that names the argument which does not fit.
     """
     check_tensors(x=(x, "N D"), prev_h=(prev_h, "N H"), Wx=(Wx, "D H"), Wh=(Wh, "H H"), b=(b, "H"))
-    next_h = _advance(_project(x, Wx, b), prev_h, Wh)
+    next_h = _step(_project(x, Wx, b), prev_h, Wh)
     return next_h, (x, prev_h, next_h, Wx, Wh)
 
 
 @torch.no_grad()
-def rnn_step_backward(dnext_h, cache):
+def rnn_step_backward(dnext_h: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of one time step.
 
     Args: dnext_h (N, H), the gradient of the loss with respect to next_h; cache of the forward.
@@ -40,7 +49,7 @@ def rnn_step_backward(dnext_h, cache):
     x, prev_h, next_h, Wx, Wh = cache
     check_tensors(next_h=(next_h, "N H"), dnext_h=(dnext_h, "N H"))
     da = torch.empty_like(next_h)
-    dprev_h = _retreat(dnext_h, next_h, Wh, out=da)
+    dprev_h = _step_backward(dnext_h, next_h, Wh, out=da)
     dx, dWx, dWh, db = _input_and_weight_gradients(da, x, prev_h, Wx)
     return dx, dprev_h, dWx, dWh, db
 
@@ -48,7 +57,7 @@ def rnn_step_backward(dnext_h, cache):
 # --------------------------------------------------------------------------------- the sequence
 
 
-def rnn_forward(x, h0, Wx, Wh, b):
+def rnn_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tuple[Tensor, tuple]:
     """The whole sequence.
 
     Args: x (N, T, D), h0 (N, H), Wx (D, H), Wh (H, H), b (H,), all of one floating dtype.
@@ -60,13 +69,13 @@ def rnn_forward(x, h0, Wx, Wh, b):
     p = _project(x.flatten(0, 1), Wx, b).unflatten(0, x.shape[:2])  # (T, N, H), every step at once
     states = [h0]
     for p_t in p.unbind():
-        states.append(_advance(p_t, states[-1], Wh))
+        states.append(_step(p_t, states[-1], Wh))
     h = torch.stack(states[1:])  # (T, N, H)
     return h.transpose(0, 1), (x, states, Wx, Wh)
 
 
 @torch.no_grad()
-def rnn_backward(dh, cache):
+def rnn_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of the whole sequence: backpropagation through time.
 
     Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache of the forward.
@@ -81,13 +90,13 @@ def rnn_backward(dh, cache):
     dprev_h = torch.zeros_like(states[0])
     for t in reversed(range(T)):
         # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1       (RNN-10)
-        dprev_h = _retreat(dh[t] + dprev_h, states[t + 1], Wh, out=da[t])
+        dprev_h = _step_backward(dh[t] + dprev_h, states[t + 1], Wh, out=da[t])
     rows = da.flatten(0, 1), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
     dx, dWx, dWh, db = _input_and_weight_gradients(*rows, Wx)
     return dx.view(T, N, D).transpose(0, 1), dprev_h, dWx, dWh, db
 
 
-# -------------------------------------- the arithmetic, written once for the step and the sequence
+# ------------------------------------- the arithmetic, written once: the step and the sequence use it
 
 
 def _project(x, Wx, b):
@@ -95,14 +104,14 @@ def _project(x, Wx, b):
     return addmm(b, x, Wx)  # (rows, H)
 
 
-def _advance(p, prev_h, Wh):
+def _step(p, prev_h, Wh):
     # a_t = p_t + h_{t-1} Wh                                                             (RNN-2)
     a = addmm(p, prev_h, Wh)  # (N, H)
     # h_t = tanh(a_t)                                                                    (RNN-3)
     return tanh(a)  # (N, H)
 
 
-def _retreat(dnext_h, next_h, Wh, out):
+def _step_backward(dnext_h, next_h, Wh, out):
     # da_t = dh_t * (1 - h_t^2)                                                          (RNN-4)
     da = tanh_gradient(dnext_h, next_h, out=out)  # (N, H)
     # dh_{t-1}^next = da_t Wh^T                                                          (RNN-5)
@@ -124,24 +133,35 @@ def _input_and_weight_gradients(da, x, prev_h, Wx):
 # ----------------------------------------------------------------------------------- the module
 
 
-class RNN(nn.Module):
+class RNN(RecurrentCell):
     """A vanilla RNN layer that trains through :func:`rnn_backward`.
 
     Parameters: Wx (input_dim, hidden_dim) and Wh (hidden_dim, hidden_dim), drawn from
     N(0, 1/fan_in); b (hidden_dim,), zero.
     """
 
-    def __init__(self, input_dim, hidden_dim):
+    name, title, prefix = "rnn", "RNN", "rnn"
+
+    def __init__(self, input_dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.Wx = nn.Parameter(torch.randn(input_dim, hidden_dim) / input_dim**0.5)
         self.Wh = nn.Parameter(torch.randn(hidden_dim, hidden_dim) / hidden_dim**0.5)
         self.b = nn.Parameter(torch.zeros(hidden_dim))
 
-    def forward(self, x, h0):
+    def forward(self, x: Tensor, h0: Tensor) -> Tensor:
         """x (N, T, D), h0 (N, H) -> h (N, T, H)."""
         tensors = at_autocast_precision(x, h0, self.Wx, self.Wh, self.b)
         return HandWritten.apply(rnn_forward, rnn_backward, *tensors)
 
-    def step_forward(self, x, prev_h):
+    def step_forward(self, x: Tensor, prev_h: Tensor) -> Tensor:
         """x (N, D), prev_h (N, H) -> next_h (N, H)."""
         return rnn_step_forward(*at_autocast_precision(x, prev_h, self.Wx, self.Wh, self.b))[0]
+
+    def start(self, image: Tensor) -> tuple[Tensor, ...]:
+        """image (N, H), which is h_0 -> the state (h,)."""
+        return (image,)
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...], image: Tensor) -> tuple[tuple[Tensor, ...], None]:
+        """x (N, D), state (h,) -> the next state, and no attention weights."""
+        (h,) = state
+        return (self.step_forward(x, h),), None

@@ -3,17 +3,17 @@
 import torch
 
 
-def check_tensors(**arguments):
+def check_tensors(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
     """Check the type, dtype, device and shape of named tensors; return the sizes that were found.
 
-    Each argument is ``name=(tensor, "N T D")``. A letter takes its size where it first occurs and
-    must have the same size everywhere after that; ``"4H"`` means four times H. All tensors must
+    Each argument is ``name=(tensor, "N T D")``. A letter has the size of its first occurrence, and
+    must have the same size everywhere else; ``"4H"`` means four times H. All tensors must
     share the first one's floating-point dtype and its device, and no dimension may be empty.
 
     Returns: dict, letter -> size. Raises: TypeError (not a tensor, or its dtype), ValueError
     (its device or shape).
     """
-    sizes = {}
+    sizes: dict[str, int] = {}
     first_name, (first, _) = next(iter(arguments.items()))
     for name, (tensor, wanted) in arguments.items():
         letters = wanted.split()

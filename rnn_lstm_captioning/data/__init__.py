@@ -1,1 +1,3 @@
-"""Caption files: reading, checking, downloading, building them, and the built-in scenes."""
+"""The data: the caption file that training reads, the files of captions and images from which it is built, the
+vocabulary, and the built-in scenes. Nothing here knows a model.
+"""

@@ -1,11 +1,13 @@
-"""From a picture file to the tensor that the encoder sees: one way, for training and for use."""
+"""From an image file to the tensor that the encoder takes, in the same way for training and for use."""
 
 import glob
 import os
 import struct
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -13,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
-# what Pillow raises on broken files, beside OSError and ValueError
+# what Pillow raises for damaged files, besides OSError and ValueError
 DAMAGE = (SyntaxError, EOFError, IndexError, TypeError, OverflowError, struct.error)
 TURNS = {  # EXIF orientation -> what brings the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -24,11 +26,12 @@ TURNS = {  # EXIF orientation -> what brings the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+ImageSource = str | Path | BinaryIO | Image.Image
 MAX_PIXELS = 90_000_000  # more than any camera takes; a small file can claim billions
 
 
-def load_image(path, size):
-    """The picture at a path (or in a binary file, or a PIL image), squashed to a square: uint8 (3, size, size).
+def load_image(path: ImageSource, size: int) -> torch.Tensor:
+    """The image at a path (or in a binary file, or a PIL image), squeezed to a square: uint8 (3, size, size).
 
     Raises: OSError or ValueError for what Pillow cannot decode.
     """
@@ -36,11 +39,11 @@ def load_image(path, size):
     return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR)).contiguous()
 
 
-def open_image(path, enough):
-    """The picture at a path (or in a binary file, or a PIL image), upright, as a PIL image in RGB.
+def open_image(path: ImageSource, enough: int) -> Image.Image:
+    """The image at a path (or in a binary file, or a PIL image), upright, as a PIL image in RGB.
 
-    Any mode and size; the EXIF orientation is applied, transparency is laid on white, the first
-    frame of an animation is taken. A JPEG with more than ``enough`` pixels each way may come smaller.
+    Any mode and size; the EXIF orientation is applied, a transparent image gets a white background, an
+    animation gives its first frame. A JPEG with more than ``enough`` pixels each way may come smaller.
     Raises: OSError or ValueError for what Pillow cannot decode.
     """
     try:
@@ -51,7 +54,7 @@ def open_image(path, enough):
                 image.draft("RGB", (enough, enough))
             return _to_rgb(_upright(image))
     except Image.DecompressionBombError as error:
-        raise ValueError("it is too large, by far") from error
+        raise ValueError("it is far too large") from error
     except DAMAGE as error:
         raise ValueError(f"it is damaged: {error}") from error
 
@@ -75,7 +78,7 @@ def _to_rgb(image):
     return image.convert("RGB")
 
 
-def try_to_load(path, size):
+def try_to_load(path: ImageSource, size: int) -> tuple[torch.Tensor | None, str | None]:
     """:func:`load_image` for a file that may be anything: (image, None), or (None, what is wrong with it)."""
     try:
         return load_image(path, size), None
@@ -85,8 +88,8 @@ def try_to_load(path, size):
         return None, str(error)
 
 
-def load_images(paths, size):
-    """Load the pictures that can be read, several at a time.
+def load_images(paths: Sequence[Path], size: int) -> tuple[torch.Tensor, list[Path], list[tuple[Path, str | None]]]:
+    """Load the images that can be read, several at a time.
 
     Returns: images uint8 (M, 3, size, size), the M paths, and a list of (path, reason) of the rest.
     """
@@ -101,8 +104,8 @@ def load_images(paths, size):
     return torch.stack(images) if images else torch.empty(0, 3, size, size, dtype=torch.uint8), loaded, failed
 
 
-def random_crops(images, size):
-    """Augmentation: of every picture another square of ``size`` pixels, half of them mirrored.
+def random_crops(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Augmentation: a random square of ``size`` pixels from every image, half of them mirrored.
 
     Args: images (N, 3, S, S), S >= size. Returns: (N, 3, size, size), the same dtype.
     """
@@ -115,10 +118,10 @@ def random_crops(images, size):
     return images[picture, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
 
 
-def find_images(paths):
-    """The picture files among paths; a folder stands for all pictures in it, in order of name, a
-    pattern such as ``photos/*.jpg`` for all that fit it."""
-    found = []
+def find_images(paths: Iterable[str | Path]) -> list[Path]:
+    """The image files among paths; a folder stands for all images in it, in the order of their names, a
+    pattern such as ``photos/*.jpg`` for all files that match it."""
+    found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             found += sorted(child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES)

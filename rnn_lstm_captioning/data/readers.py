@@ -1,7 +1,7 @@
-"""Captions files of all usual kinds: COCO and Karpathy JSON, Flickr8k and Flickr30k, one's own CSV.
+"""Files of captions, of all usual kinds: COCO and Karpathy JSON, Flickr8k and Flickr30k, and CSV.
 
-Every reader yields (picture's file name, caption, split or None) triples in the file's order. What
-can't be used is counted and named in the report, and the rest is used.
+Every reader yields triples (image file name, caption, split or None) in the file's order. Entries that
+can't be used are counted and named in the report; the rest is used.
 """
 
 import csv
@@ -9,17 +9,19 @@ import json
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
-from ..vocabulary import has_words
+from .vocabulary import has_words
 
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
-def read_captions(path, report, flag="--captions"):
-    """A captions file, whatever its kind.
+def read_captions(
+    path: str | Path, report: list[str], flag: str = "--captions"
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """A file of captions, of any known kind.
 
-    Args: path; report, a list of lines to which what was found and left out is added; flag, what named
-        the file, for messages.
-    Returns: captions, a dict: picture name -> list of raw captions; splits, a dict: picture name ->
+    Args: path; report, a list of lines, to which the counts and all problems are added; flag, the command-line
+        flag that named the file, for messages.
+    Returns: captions, a dict: image name -> list of raw captions; splits, a dict: image name ->
         "train", "val" or "test", empty if the file doesn't say.
     Raises: InputError if the file can't be read, is of no known kind, or holds no captions.
     """
@@ -30,15 +32,16 @@ def read_captions(path, report, flag="--captions"):
         raise InputError(f"{flag} {path}: there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{flag} {path} cannot be read as UTF-8 text: {error}") from error
-    problems = {}
+    problems: dict[str, list[str]] = {}
     read = _read_json if text.lstrip()[:1] in ("{", "[") else _read_lines
     triples = read(text, path, problems)
     del text
-    captions, splits = {}, {}
+    captions: dict[str, list[str]] = {}
+    splits: dict[str, str] = {}
     for name, caption, split in triples:
         if not _is_file_name(name):
             shown = name if isinstance(name, str) and name.isprintable() else ascii(name)
-            problems.setdefault("picture names that can't be used", []).append(shown)
+            problems.setdefault("image names that can't be used", []).append(shown)
         elif not has_words(caption):
             problems.setdefault("captions without a word in them", []).append(f"{name}: {caption!r}")
         else:
@@ -47,13 +50,13 @@ def read_captions(path, report, flag="--captions"):
                 splits[name] = split
     if not captions:
         raise InputError(f"{flag} {path} holds no captions")
-    report.append(f"captions: {path}, {sum(map(len, captions.values()))} for {len(captions)} pictures")
+    report.append(f"captions: {path}, {sum(map(len, captions.values()))} for {len(captions)} images")
     for title, lines in problems.items():
         add_list(report, title, lines)
     return captions, splits
 
 
-def add_list(report, title, lines):
+def add_list(report: list[str], title: str, lines: list[str]) -> None:
     """Add a count to the report, and the lines themselves below it."""
     if lines:
         report.append(f"{title}: {len(lines)}")
@@ -88,7 +91,8 @@ def _read_json(text, path, problems):
 
 
 def _read_coco(images, annotations, problems):
-    names, described = {}, set()
+    names: dict = {}
+    described = set()
     for image in images:
         identity, name = image["id"], image["file_name"]
         if not isinstance(name, str):
@@ -111,7 +115,7 @@ def _read_coco(images, annotations, problems):
 
 def _read_karpathy(images, problems):
     for image in images:
-        # in COCO's file the pictures lie in the folders train2014 and val2014
+        # in COCO's file the images are in the folders train2014 and val2014
         folder, name = image.get("filepath"), image["filename"]
         name = f"{folder}/{name}" if folder else name
         split = KARPATHY_SPLITS.get(image["split"])

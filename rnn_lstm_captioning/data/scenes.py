@@ -1,19 +1,20 @@
-"""The built-in scenes: small rendered pictures with captions that say all there is to see.
+"""The built-in scenes: small rendered images with captions that describe them completely.
 
-They make the first run possible without a download: one or two coloured shapes on a plain
+They make a first run possible without a download. Each image shows one or two coloured shapes on a plain
 background, with what a captioner must learn: nouns, adjectives, sizes, positions and relations.
-Every picture has five true captions, of which two are trained on. The same seed gives the same
-pictures.
+Every image has five true captions; two of them are used for training. The same seed gives the same
+images.
 """
 
 import math
 import random
+from collections.abc import Callable, Iterable
 
 import torch
 from PIL import Image, ImageDraw
 from torchvision.transforms.functional import pil_to_tensor
 
-from ..vocabulary import build_vocabulary, encode_captions, tokenize
+from .vocabulary import build_vocabulary, encode_captions, tokenize
 
 COLOURS = {
     "red": (214, 39, 40),
@@ -37,33 +38,35 @@ SIDE = 112  # pixels
 SMOOTH = 3  # drawn this much larger, then scaled down: clean edges
 
 
-def make_scenes(num_train=6000, num_val=500, seed=0, progress=iter):
-    """The data set as a dict in the caption file's format (see ``data.files``).
+def make_scenes(
+    num_train: int = 6000, num_val: int = 500, seed: int = 0, progress: Callable[[Iterable], Iterable] = iter
+) -> dict:
+    """The data set as a dict in the format of ``data.caption_file``.
 
-    Args: num_train and num_val, pictures; seed; progress, wraps the loop over pictures.
-    Returns: dict with images uint8 (M, 3, 112, 112), and for each two captions to train on, or five
-        to be measured against.
+    Args: num_train and num_val, numbers of images; seed; progress, wraps the loop over images.
+    Returns: dict with images uint8 (M, 3, 112, 112), two captions for each training image, and five
+        for each validation image.
     """
     chance = random.Random(seed)
     scenes = [draw_scene(chance) for _ in progress(range(num_train + num_val))]
     for k in range(num_train):
         picture, texts = scenes[k]
         scenes[k] = picture, chance.sample(texts, 2)
-    tokens, _ = build_vocabulary(tokenize(text) for _, texts in scenes for text in texts)
-    token_to_idx = {token: index for index, token in enumerate(tokens)}
-    data = {"vocab": {"idx_to_token": tokens, "token_to_idx": token_to_idx}}
+    words, _ = build_vocabulary(tokenize(text) for _, texts in scenes for text in texts)
+    word_to_idx = {word: index for index, word in enumerate(words)}
+    data: dict = {"vocab": {"idx_to_token": words, "token_to_idx": word_to_idx}}
     for split, part in (("train", scenes[:num_train]), ("val", scenes[num_train:])):
         captions = [tokenize(text) for _, texts in part for text in texts]
         data[f"{split}_images"] = torch.stack([picture for picture, _ in part])
-        data[f"{split}_captions"] = encode_captions(captions, token_to_idx)
+        data[f"{split}_captions"] = encode_captions(captions, word_to_idx)
         data[f"{split}_image_index"] = torch.arange(len(part)).repeat_interleave(2 if split == "train" else 5)
         data[f"{split}_references"] = [texts for _, texts in part]
         data[f"{split}_image_names"] = [f"scene {split} {i}" for i in range(len(part))]
     return data
 
 
-def draw_scene(chance):
-    """One picture, uint8 (3, 112, 112), and its five captions."""
+def draw_scene(chance: random.Random) -> tuple[torch.Tensor, list[str]]:
+    """One image, uint8 (3, 112, 112), and its five captions."""
     ground = chance.choice(list(BACKGROUNDS))
     canvas = Image.new("RGB", (SIDE * SMOOTH, SIDE * SMOOTH), BACKGROUNDS[ground])
     draw = ImageDraw.Draw(canvas)
@@ -85,13 +88,13 @@ def draw_scene(chance):
         where = RELATIONS[direction]
         objects = [_choose_object(chance, size) for size in ("big", "small")]  # the big one comes first
         (*_, colour, shape, thing), (*_, other_colour, other_shape, other) = objects
-        for sign, (size, *look, _) in zip((1, -1), objects):
+        for sign, (size, its_colour, its_shape, _) in zip((1, -1), objects):
             # apart along the relation's axis; across it, free to wander a little
             middle = [
                 SIDE / 2 + sign * step * 27 + chance.uniform(-4, 4) + (0 if step else chance.uniform(-12, 12))
                 for step in direction
             ]
-            _draw_object(draw, chance, size, *look, middle)
+            _draw_object(draw, chance, size, its_colour, its_shape, middle)
         captions = [
             f"a {thing} {where} a {other}",
             f"a {thing} {where} a {other} on a {ground} background",

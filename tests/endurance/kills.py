@@ -1,7 +1,7 @@
 """Kill a training run with SIGKILL again and again, resume it, and see that it ends as if nothing had been.
 
-    OMP_NUM_THREADS=1 python tests/endurance/kills.py --kills 100 --when anywhere
-    OMP_NUM_THREADS=1 python tests/endurance/kills.py --kills 100 --when "in a save"
+    OMP_NUM_THREADS=1 python -m tests.endurance.kills --kills 100 --when anywhere
+    OMP_NUM_THREADS=1 python -m tests.endurance.kills --kills 100 --when "in a save"
 
 "anywhere": at a random moment, the start included; "in a save": at a random write, flush or rename. The run
 (attention LSTM, scenes, saved every 2 steps) is forked, so that torch is loaded once.
@@ -18,15 +18,13 @@ import time
 from contextlib import redirect_stdout
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import torch
-from faults import FailingDisk
 
-from rnn_lstm_captioning.checkpoint import load_checkpoint
-from rnn_lstm_captioning.cli_train import train_main
+from rnn_lstm_captioning.commands import train
 from rnn_lstm_captioning.data.scenes import make_scenes
+from rnn_lstm_captioning.model.checkpoint import load_checkpoint
+
+from ..faults import FailingDisk
 
 FLAGS = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 32 --wordvec-dim 16 --batch-size 16"
 FLAGS = [*FLAGS.split(), *"--save-every 2 --quiet --resume --device cpu".split()]
@@ -41,7 +39,7 @@ def fork(folder, out, epochs, kill_at=None):
     try:
         never = sys.maxsize
         with redirect_stdout(io.StringIO()), FailingDisk(never if kill_at is None else kill_at, kill=True) as disk:
-            train_main("attn", ["--data", f"{folder}/scenes.pt", "--out", str(out), "--epochs", str(epochs), *FLAGS])
+            train.main(["--data", f"{folder}/scenes.pt", "--out", str(out), "--epochs", str(epochs), *FLAGS], "attn")
         if not (folder / "operations").exists():
             (folder / "operations").write_text(str(disk.count))
         code = 0
@@ -56,9 +54,9 @@ def finish(pid):
 def contents(out):
     """All tensors of a run's two checkpoints: weights, and the optimizer's moments."""
     last, best = (load_checkpoint(out / f"attn_{which}.pt") for which in ("last", "best"))
-    moments = last["training"]["optimizer"]["state"]
+    moments = last.training["optimizer"]["state"]
     tensors = [tensor for state in moments.values() for tensor in state.values()]
-    return [*last["model"].values(), *best["model"].values(), *tensors]
+    return [*last.weights.values(), *best.weights.values(), *tensors]
 
 
 def main():

@@ -1,6 +1,6 @@
 """Read thousands of damaged files: each must be used, or refused in one sentence, in little time and memory.
 
-    OMP_NUM_THREADS=1 python tests/endurance/mutations.py --files 5000
+    OMP_NUM_THREADS=1 python -m tests.endurance.mutations --files 5000
 
 Caption files, checkpoints (.pt and .safetensors), files of CNN weights, pictures and captions files of all kinds
 are cut, spliced, flipped, and have numbers in them made huge; and values inside caption files and checkpoints are
@@ -20,20 +20,18 @@ from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 import torch
 import torchvision
 from PIL import Image
 
 from rnn_lstm_captioning import InputError, load_captioner
-from rnn_lstm_captioning.checkpoint import export_safetensors, load_checkpoint
-from rnn_lstm_captioning.cli_train import train_main
-from rnn_lstm_captioning.data.build import try_to_load
-from rnn_lstm_captioning.data.files import load_captions
+from rnn_lstm_captioning.commands import train
+from rnn_lstm_captioning.data.caption_file import load_captions
+from rnn_lstm_captioning.data.images import try_to_load
 from rnn_lstm_captioning.data.readers import read_captions
 from rnn_lstm_captioning.data.scenes import make_scenes
-from rnn_lstm_captioning.encoder import ImageEncoder
+from rnn_lstm_captioning.model.checkpoint import export_safetensors, load_checkpoint
+from rnn_lstm_captioning.model.encoder import ImageEncoder
 
 SMALL = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 16 --wordvec-dim 8 --epochs 1 --quiet --device cpu"
 
@@ -42,7 +40,7 @@ def originals(folder):
     """Good files of every kind: a dict of kind -> (bytes, suffix, a function that uses such a file)."""
     torch.save(make_scenes(num_train=6, num_val=2), folder / "scenes.pt")
     with redirect_stdout(io.StringIO()):
-        train_main("attn", ["--data", str(folder / "scenes.pt"), "--out", str(folder), *SMALL.split()])
+        train.main(["--data", str(folder / "scenes.pt"), "--out", str(folder), *SMALL.split()], "attn")
     export_safetensors(load_checkpoint(folder / "attn_last.pt"), folder / "model.safetensors")
     torch.save(torchvision.models.squeezenet1_1().state_dict(), folder / "weights.pth")
     picture = Image.effect_mandelbrot((120, 90), (-2, -1.5, 1, 1.5), 50).convert("RGB")
@@ -86,7 +84,7 @@ def use_checkpoint(path):
 def use_to_resume(path):
     flags = ["--data", str(path.parent / "scenes.pt"), "--out", str(path.parent / "out"), "--resume", str(path)]
     with redirect_stdout(io.StringIO()):
-        train_main("attn", [*flags, *SMALL.split(), "--epochs", "2"])
+        train.main([*flags, *SMALL.split(), "--epochs", "2"], "attn")
 
 
 def use_picture(path):

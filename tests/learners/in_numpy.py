@@ -103,6 +103,60 @@ def softmax(scores):
     return e / e.sum(axis=1, keepdims=True)
 
 
+def gru_step_forward(x, prev_h, Wx, Wh, b):
+    H = prev_h.shape[1]
+    p = x.dot(Wx) + b
+    u = prev_h.dot(Wh)
+    r = sigmoid(p[:, :H] + u[:, :H])
+    z = sigmoid(p[:, H : 2 * H] + u[:, H : 2 * H])
+    u_n = u[:, 2 * H :]
+    n = np.tanh(p[:, 2 * H :] + r * u_n)
+    next_h = (1 - z) * n + z * prev_h
+    return next_h, (x, prev_h, Wx, Wh, r, z, n, u_n)
+
+
+def gru_step_backward(dnext_h, cache):
+    x, prev_h, Wx, Wh, r, z, n, u_n = cache
+    dz = dnext_h * (prev_h - n)
+    dn = dnext_h * (1 - z)
+    da_n = dn * (1 - n**2)
+    dr = da_n * u_n
+    da_r = dr * r * (1 - r)
+    da_z = dz * z * (1 - z)
+    dp = np.hstack([da_r, da_z, da_n])
+    du = np.hstack([da_r, da_z, da_n * r])
+    dprev_h = du.dot(Wh.T) + dnext_h * z
+    dx = dp.dot(Wx.T)
+    dWx = x.T.dot(dp)
+    dWh = prev_h.T.dot(du)
+    db = dp.sum(axis=0)
+    return dx, dprev_h, dWx, dWh, db
+
+
+def gru_forward(x, h0, Wx, Wh, b):
+    N, T, D = x.shape
+    h = np.zeros((N, T, h0.shape[1]))
+    prev_h, cache = h0, []
+    for t in range(T):
+        prev_h, step = gru_step_forward(x[:, t], prev_h, Wx, Wh, b)
+        h[:, t] = prev_h
+        cache.append(step)
+    return h, cache
+
+
+def gru_backward(dh, cache):
+    N, T, H = dh.shape
+    dx = np.zeros((N, T, cache[0][0].shape[1]))
+    dWx, dWh, db = np.zeros_like(cache[0][2]), np.zeros_like(cache[0][3]), np.zeros(3 * H)
+    dprev_h = np.zeros((N, H))
+    for t in reversed(range(T)):
+        dx[:, t], dprev_h, dWx_t, dWh_t, db_t = gru_step_backward(dh[:, t] + dprev_h, cache[t])
+        dWx += dWx_t
+        dWh += dWh_t
+        db += db_t
+    return dx, dprev_h, dWx, dWh, db
+
+
 def dot_product_attention(prev_h, A):
     N, H, gh, gw = A.shape
     cells = A.reshape(N, H, gh * gw)

@@ -97,6 +97,37 @@ def lstm_backward(dh, cache):
     return dx, dh_next, dWx, dWh, db
 
 
+def gru_step_forward(x, prev_h, Wx, Wh, b):
+    """torch's own cell does the work, with weights as it wants them; autograd the backward pass."""
+    inputs = [v.clone().requires_grad_() for v in (x, prev_h, Wx, Wh, b)]
+    with torch.enable_grad():
+        x, prev_h, Wx, Wh, b = inputs
+        next_h = torch.gru_cell(x, prev_h, Wx.T, Wh.T, b, torch.zeros_like(b))
+    return next_h.detach(), (next_h, inputs)
+
+
+def gru_step_backward(dnext_h, cache):
+    next_h, inputs = cache
+    return torch.autograd.grad(next_h, inputs, dnext_h, retain_graph=True)
+
+
+def gru_forward(x, h0, Wx, Wh, b):
+    h, steps = h0, []
+    for word in x.unbind(1):
+        h, cache = gru_step_forward(word, h, Wx, Wh, b)
+        steps.append((h, cache))
+    return torch.stack([h for h, _ in steps], dim=1), [cache for _, cache in steps]
+
+
+def gru_backward(dh, caches):
+    dprev_h, dxs, sums = torch.zeros_like(dh[:, 0]), [], 0
+    for t in reversed(range(dh.shape[1])):
+        dx, dprev_h, *dW = gru_step_backward(dh[:, t] + dprev_h, caches[t])
+        dxs.append(dx)
+        sums = dW if sums == 0 else [a + b for a, b in zip(sums, dW)]
+    return torch.stack(dxs[::-1], dim=1), dprev_h, *sums
+
+
 def dot_product_attention(prev_h, A):
     """As in the course: batched products of reshaped tensors."""
     N, H, gh, gw = A.shape

@@ -1,0 +1,119 @@
+"""Train with a learner's own functions: ``lstm_forward`` and ``lstm_backward`` from a file, for any cell alike.
+
+Only the sequence is the learner's: parameters, single steps (with which captions are written) and checkpoints are
+those of our cell, so a checkpoint is an ordinary one, and captions come out the same wherever it is loaded.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cells import CELLS, RecurrentCell
+from ..cells.autograd import HandWritten
+from ..errors import InputError
+from ..model.captioner import CaptioningRNN
+from .checking import check_file, describe, is_unwritten, kind_of, load_file, to_kind
+
+
+def find_cell(file: Path) -> str:
+    """The name of the only cell whose forward is written in a file. Raises: InputError if there is none, or several."""
+    module = _import(file)
+    found = [cell for cell in CELLS.values() if _function(module, f"{cell.prefix}_forward")]
+    if not found:
+        wanted = ", ".join(f"{cell.prefix}_forward" for cell in CELLS.values())
+        raise InputError(f"{file} has none of the functions {wanted}: write one of them, and its backward")
+    if len(found) > 1:
+        names = [cell.name for cell in found]
+        raise InputError(f"{file} has several cells, {', '.join(names)}: choose one, such as --cell {file}:{names[0]}")
+    return found[0].name
+
+
+def check_own_cell(file: Path, cell: str, timeout: float = 60) -> None:
+    """Check the functions that :func:`use_own_cell` will call. Raises: InputError with the checker's sentence."""
+    forward, backward = _functions(file, CELLS[cell])
+    names = [function.__name__ for function in (forward, backward) if function]
+    through_autograd = "" if backward else names[0]
+    for name, outcome, message in check_file(file, timeout, names, through_autograd):
+        if outcome != "right":
+            raise InputError(f"{file}: {name}: {message or 'is not written yet'}; --unchecked trains with it anyway")
+
+
+def use_own_cell(captioner: CaptioningRNN, file: Path) -> None:
+    """From now on, the captioner's cell computes a sequence with the functions in a file, numpy or torch.
+
+    Without a backward, a forward in torch is differentiated by autograd.
+    Raises: InputError that names a function which is missing.
+    """
+    cell_class = CELLS[captioner.cell_type]
+    passes = _functions(file, cell_class)
+    with torch.random.fork_rng():  # the run draws the same random numbers as with our cell
+        cell = _with_functions(cell_class, *passes)(captioner.wordvec_dim, captioner.hidden_dim)
+    cell.load_state_dict(captioner.cell.state_dict())
+    captioner.cell = cell.to(captioner.feature_mean.device)
+
+
+def _with_functions(cell_class: type[RecurrentCell], forward: Callable, backward: Callable | None) -> type:
+    kind = kind_of(forward)
+
+    def forward_pass(*tensors: Tensor) -> tuple[Tensor, Any]:
+        with torch.enable_grad():  # a backward may have been written with autograd
+            returned = forward(*[to_kind(tensor.detach().cpu(), kind) for tensor in tensors])
+        h, cache = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (returned, None)
+        return torch.as_tensor(h).detach().to(tensors[0]), (cache, tensors)
+
+    def backward_pass(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
+        cache, tensors = cache
+        assert backward is not None
+        with torch.enable_grad():
+            gradients = backward(to_kind(dh.detach().cpu(), kind), cache)
+        return tuple(torch.as_tensor(g).detach().to(tensor) for g, tensor in zip(gradients, tensors, strict=True))
+
+    class OwnCell(cell_class):  # type: ignore[misc, valid-type]
+        """A cell whose sequence is computed by a learner's functions, in float32."""
+
+        def forward(self, x: Tensor, image: Tensor) -> Tensor:
+            tensors = [tensor.to(self.Wx.dtype) for tensor in (x, image, *self.parameters())]
+            if backward is not None:
+                h = HandWritten.apply(forward_pass, backward_pass, *tensors)
+            else:
+                with torch.autocast(x.device.type, enabled=False):
+                    returned = forward(*tensors)
+                h = returned[0] if isinstance(returned, tuple | list) else returned
+            return h.transpose(0, 1).contiguous().transpose(0, 1)  # in memory like ours: dropout draws in that order
+
+    return OwnCell
+
+
+def _functions(file, cell):
+    """The learner's forward and backward of a cell's sequence; no backward where autograd can replace it."""
+    module = _import(file)
+    names = f"{cell.prefix}_forward", f"{cell.prefix}_backward"
+    forward, backward = (_function(module, name) for name in names)
+    missing = [names[0]] if forward is None else []
+    missing += [names[1]] if backward is None and (forward is None or kind_of(forward) == "numpy") else []
+    if missing:
+        raise InputError(f"{file} lacks {' and '.join(missing)}, needed to train the {cell.name} with it")
+    return forward, backward
+
+
+def _function(module, name):
+    function = getattr(module, name, None)
+    return function if callable(function) and not is_unwritten(function) else None
+
+
+def _import(file):
+    if not file.is_file():
+        raise InputError(f"--cell {file}: there is no such file, and no cell of that name: {', '.join(CELLS)}")
+    return _import_once(file, file.stat().st_mtime_ns)
+
+
+@functools.cache
+def _import_once(file, _):
+    try:
+        return load_file(file)
+    except Exception as error:  # whatever the learner's code raises
+        raise InputError(f"{file} can't be imported: {describe(error, file)}") from error

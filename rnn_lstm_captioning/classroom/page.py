@@ -1,0 +1,295 @@
+"""A web page to try captioners: drop an image and read each model's caption; choose a word to see where the model
+looked and which other words were probable; choose one of those, and the model continues from there. Needs Gradio.
+"""
+
+import base64
+import html
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
+
+from ..data.images import load_image, open_image
+from ..data.vocabulary import SPECIAL_TOKENS
+from ..evaluation.captions import Caption, ImageCaptioner
+from ..evaluation.figures import attention_overlay, jpeg_bytes
+from ..model.captioner import evaluating
+from ..model.decoding import Decoding
+
+try:
+    import gradio as gr
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("the page needs Gradio: pip install -r requirements-demo.txt") from error
+
+END = SPECIAL_TOKENS[2]
+MAX_WORDS, TOP = 20, 6
+SIDE = 480  # pixels, at most, of an image on the page
+UPLOAD_LIMIT = "20mb"
+KEPT = 60  # seconds that an uploaded file is kept: the browser fetches it again for its preview
+SESSION = 3600  # seconds that a visitor's image is remembered without being used
+CSS = """
+figure { margin: 0 } figure img { width: min(100%, 60vh); margin: .5em 0; border-radius: 6px }
+figcaption b { display: block; font-size: 1.25em } [role=alert] { font-weight: bold }
+footer { display: none !important }
+label:has(input[type=radio]:focus-visible) { outline: 2px solid currentColor }
+.gallery-item img { width: 60px; height: 60px; object-fit: cover; margin: 0 }
+code { overflow-wrap: anywhere; white-space: normal !important }
+"""
+# in Gradio, every radio button is a group of its own; here the arrow keys move through the buttons of one box, as usual
+ARROW_KEYS = """() => document.addEventListener("keydown", event => {
+  const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+  const group = event.target.type === "radio" && event.target.closest("fieldset");
+  if (!step || !group) return;
+  const radios = [...group.querySelectorAll("input[type=radio]")];
+  const next = radios[(radios.indexOf(event.target) + step + radios.length) % radios.length];
+  event.preventDefault(); next.focus(); next.click();
+})"""
+SHOW_CAPTION = "() => document.querySelector('figure')?.scrollIntoView({block: 'nearest', behavior: 'smooth'})"
+
+
+class OpenedImage(NamedTuple):
+    """An image as the page keeps it."""
+
+    shown: torch.Tensor  # uint8 (3, height, width), its longer side at most SIDE
+    features: list[torch.Tensor]  # of each captioner, (1, C, grid_h, grid_w)
+
+
+class Prediction(NamedTuple):
+    """A caption and its alternatives."""
+
+    caption: Caption
+    next_words: list[list[tuple[str, float]]]  # len(caption.words) + 1 lists of (word, probability)
+
+
+# --------------------------------------------------------------------------- images and captions
+
+
+def open_file(path: str | Path, captioners: Sequence[ImageCaptioner]) -> OpenedImage:
+    """The image in a file. Raises: OSError or ValueError if there is none."""
+    shown = open_image(path, 2 * SIDE)
+    shown.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
+    images = {size: load_image(path, size)[None] for size in {captioner.stored_size for captioner in captioners}}
+    features = []
+    for captioner in captioners:
+        with evaluating(captioner.model):
+            features.append(captioner.model.encode(images[captioner.stored_size].to(captioner.device)))
+    return OpenedImage(pil_to_tensor(shown), features)
+
+
+def predict(
+    captioner: ImageCaptioner, features: torch.Tensor, beam: float, temperature: float, beginning: Sequence[str] = ()
+) -> Prediction:
+    """A caption that begins with these words: sampled at a temperature above 0, else found with a beam."""
+    found_with = {"temperature": temperature} if temperature > 0 else {"beam": int(beam)}
+    decoding = Decoding(max_length=MAX_WORDS, **found_with)
+    caption = captioner.caption_features(features, decoding, beginning=beginning)[0]
+    return Prediction(caption, captioner.next_words(features, caption.words, TOP))
+
+
+def draw_figure(opened: OpenedImage, prediction: Prediction, place: int | None) -> str:
+    """HTML of the image, bright where the model looked for the word at this position, above the caption."""
+    caption, shown = prediction.caption, opened.shown
+    text = html.escape(caption.text) or "(no words)"
+    description, below, attention = "the image", f"probability {_chance(caption.log_prob)}", caption.attention
+    if place is not None and attention is None:
+        below = "this model read the whole image once, before the first word: it has no attention to show"
+    elif place is not None and attention is not None and place < len(caption.words):
+        shown = attention_overlay(shown, attention[place])
+        description = f"the image, bright where the model looked for “{html.escape(caption.words[place])}”"
+        below = description.removeprefix("the image, ")
+    return (
+        f'<figure><figcaption aria-live="polite"><b>{text}</b>{below}</figcaption>'
+        f'<img src="{_data(shown)}" alt="{description}"></figure>'
+    )
+
+
+def thumbnail(path: str | Path) -> str:
+    """HTML of a small image, with the file's name for those who can't see it."""
+    image = open_image(path, 200)
+    image.thumbnail((100, 100))
+    return f'<img src="{_data(pil_to_tensor(image))}" alt="{html.escape(Path(path).stem)}">'
+
+
+def words_to_choose(prediction: Prediction) -> list[tuple[str, int]]:
+    """The words of the caption, and its end, as the choices of a radio button."""
+    words = prediction.caption.words
+    places = [*words, END] if len(words) < MAX_WORDS else words
+    return [(_readable(word), place) for place, word in enumerate(places)]
+
+
+def alternatives(prediction: Prediction, place: int) -> tuple[list[tuple[str, str]], str]:
+    """The probable words at a position, as the choices of a radio button, and the word that is there."""
+    choices = [(f"{_readable(word)}  {_percent(prob)}", word) for word, prob in prediction.next_words[place]]
+    here = (*prediction.caption.words, END)[place]
+    if here not in (word for _, word in choices):
+        choices.append((_readable(here), here))
+    return choices, here
+
+
+def _readable(word):
+    return "(end)" if word == END else word
+
+
+def _data(image):
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg_bytes(image)).decode()}"
+
+
+def _chance(log_prob):
+    return f"1 in {math.exp(-log_prob):,.0f}" if log_prob > -13.8 else "under one in a million"
+
+
+def _percent(share):
+    return f"{100 * share:.0f} %" if share > 0.1 else f"{100 * share:.1f} %" if share > 0.001 else "under 0.1 %"
+
+
+# ----------------------------------------------------------------------------------------- the page
+
+
+def hidden() -> dict:
+    """The update that hides a component."""
+    return gr.update(visible=False)
+
+
+def clamped(lowest: float, highest: float, value: float) -> float:
+    """The value, but at least the lowest and at most the highest."""
+    return min(max(value, lowest), highest)
+
+
+def check_remembered(prediction: Prediction | None) -> None:
+    if prediction is None:
+        raise gr.Error("The page no longer has this image: upload it once more.")
+
+
+class Column:
+    """What the page shows of one captioner."""
+
+    def __init__(self, index: int, captioner: ImageCaptioner, title: str) -> None:
+        self.index, self.captioner = index, captioner
+        with gr.Column(min_width=260):
+            gr.Markdown(title)
+            self.prediction = gr.State(time_to_live=SESSION)
+            self.figure = gr.HTML()
+            self.words = gr.Radio(
+                label="Choose a word", info="Where did the model look? Which other words were probable?", visible=False
+            )
+            self.alternatives = gr.Radio(info="Choose another word, and the model continues from there.", visible=False)
+
+    def show(self, opened: OpenedImage | None, prediction: Prediction | None) -> list:
+        """A new caption, or none: values for prediction, figure, words and alternatives."""
+        if opened is None or prediction is None:
+            return [None, "", hidden(), hidden()]
+        words = gr.update(choices=words_to_choose(prediction), value=None, visible=True)
+        return [prediction, draw_figure(opened, prediction, None), words, hidden()]
+
+    def look(self, opened: OpenedImage, prediction: Prediction, place: int) -> list:
+        """A word was chosen: values for figure and alternatives."""
+        check_remembered(prediction)
+        place = min(place, len(prediction.caption.words))  # it may have been chosen just before the caption changed
+        choices, here = alternatives(prediction, place)
+        label = "Instead of the end" if here == END else f"Instead of “{here}”"
+        shown = gr.update(choices=choices, value=here, visible=True, label=label)
+        return [draw_figure(opened, prediction, place), shown]
+
+    def continue_caption(
+        self, opened: OpenedImage, prediction: Prediction, place: int, word: str, beam: float, temperature: float
+    ) -> list:
+        """Another word was chosen: keep the words before it, and let the model continue after it. Values for
+        prediction, figure and words; the alternatives are the same, and the keyboard focus stays on them."""
+        check_remembered(prediction)
+        beginning = [*prediction.caption.words[:place], word]
+        prediction = predict(self.captioner, opened.features[self.index], beam, temperature, beginning)
+        choices = gr.update(choices=words_to_choose(prediction), value=place)
+        return [prediction, draw_figure(opened, prediction, place), choices]
+
+
+def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examples: Sequence[str]) -> gr.Blocks:
+    """The page. Args: captioners; titles, Markdown, one each; examples, paths of images to choose from."""
+    with gr.Blocks(title="Image captioning", analytics_enabled=False, delete_cache=(KEPT // 2, KEPT)) as page:
+        gr.Markdown("# What do the models see?\nDrop an image, or choose one of the examples.")
+        opened = gr.State(time_to_live=SESSION)
+        with gr.Row():
+            with gr.Column(min_width=280):
+                upload = gr.Image(label="Image", sources=["upload", "webcam", "clipboard"], height=260, buttons=[])
+                upload.preprocess = lambda file: file and file.path  # unchanged: open_image says what is wrong with it
+                problem = gr.HTML(visible=False)
+                gallery = gr.Dataset(
+                    components=[gr.HTML(visible=False)], samples=[[thumbnail(path)] for path in examples],
+                    type="index", label="Examples", samples_per_page=8,
+                )  # fmt: skip
+                with gr.Accordion("Beam width and temperature", open=False):
+                    beam = gr.Slider(1, 10, 5, step=1, label="Beam width", info="Beginnings followed at the same time.")
+                    temperature = gr.Slider(
+                        0, 2, 0, step=0.1, label="Temperature",
+                        info="0: the most probable caption; above 0: words drawn at random, without a beam.",
+                    )  # fmt: skip
+                    for slider in (beam, temperature):  # a typed number may be out of range
+                        slider.preprocess = partial(clamped, slider.minimum, slider.maximum)
+                again = gr.Button("Caption again")
+            with gr.Column(scale=3), gr.Row():
+                columns = [Column(index, *item) for index, item in enumerate(zip(captioners, titles))]
+        outputs = [part for c in columns for part in (c.prediction, c.figure, c.words, c.alternatives)]
+
+        def caption(seen, beam, temperature):
+            """Values for the columns."""
+            values = []
+            for column in columns:
+                prediction = seen and predict(column.captioner, seen.features[column.index], beam, temperature)
+                values += column.show(seen, prediction)
+            return values
+
+        def caption_file(path, beam, temperature):
+            """Values for problem, opened and the columns."""
+            seen, wrong = None, hidden()
+            if path:
+                try:
+                    seen = open_file(path, captioners)
+                except (OSError, ValueError) as error:
+                    known = isinstance(error, Image.UnidentifiedImageError)  # its text names our temporary file
+                    kinds = "it is not an image of a known kind (JPEG, PNG, WebP, GIF, BMP, TIFF)"
+                    reason = kinds if known else html.escape(str(error))
+                    wrong = gr.update(value=f'<p role="alert">This file can not be used: {reason}.</p>', visible=True)
+            return [wrong, seen, *caption(seen, beam, temperature)]
+
+        def caption_upload(path, beam, temperature):
+            problem, seen, *values = caption_file(path, beam, temperature)
+            return [path if seen else None, problem, seen, *values]
+
+        def caption_again(seen, beam, temperature):
+            if seen is None:
+                gr.Warning("Upload an image first, or choose an example.")
+            return caption(seen, beam, temperature)
+
+        def caption_example(index, beam, temperature):
+            return [None, *caption_file(examples[index], beam, temperature)]
+
+        settings, everything = [beam, temperature], [upload, problem, opened, *outputs]
+        newest = {"trigger_mode": "always_last", "show_progress": "minimal"}
+        uploaded = upload.input(caption_upload, [upload, *settings], everything, api_name="caption", **newest)
+        chosen = gallery.click(caption_example, [gallery, *settings], everything, api_name=False, **newest)
+        for event in (uploaded, chosen):
+            event.then(None, js=SHOW_CAPTION)
+        page.load(None, js=ARROW_KEYS)
+        again.click(caption_again, [opened, *settings], outputs, api_name=False, **newest)
+        for slider in settings:
+            slider.change(caption, [opened, *settings], outputs, api_name=False, **newest)
+        for column in columns:
+            place = [opened, column.prediction, column.words]
+            column.words.input(column.look, place, [column.figure, column.alternatives], api_name=False, **newest)
+            column.alternatives.input(
+                column.continue_caption, [*place, column.alternatives, *settings],
+                [column.prediction, column.figure, column.words],
+                api_name=False, **newest,
+            )  # fmt: skip
+    return page
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's own theme, with the system's fonts instead of downloaded ones, and small print that can be read."""
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
+    small_print = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_300"}
+    return gr.themes.Default(primary_hue="blue", **fonts).set(**small_print)

@@ -1,0 +1,54 @@
+"""Look inside a trained captioner: gates, states, words and attention at every step, or gradients back in time.
+
+Writes a figure and a JSON file. (The module is not called inspect, which is a module of the standard library.)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..classroom.looking_inside import draw_gradients, draw_trace, gradient_norms, save_figure, trace
+from ..data.images import load_image
+from ..errors import InputError
+from ..evaluation.captions import load_captioner
+from .common import ArgumentParser, positive
+
+
+def get_args_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="rnn_lstm_captioning inspect", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--checkpoint", nargs="+", required=True, metavar="FILE", help="--gradients takes several")
+    parser.add_argument("--image", metavar="PATH", help="the image to caption")
+    parser.add_argument("--gradients", action="store_true", help="the norm of a gradient on its way back in time")
+    parser.add_argument("--top", type=positive(int), default=5, metavar="N", help="words per step (%(default)s)")
+    parser.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="(%(default)s)")
+    parser.add_argument("--steps", type=positive(int), default=40, metavar="T", help="with --gradients (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR", help="(%(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = get_args_parser().parse_args(arguments)
+    if bool(args.image) == args.gradients:
+        raise InputError("give either --image PATH or --gradients")
+    if args.image and len(args.checkpoint) > 1:
+        raise InputError("--image takes one checkpoint; --gradients compares several")
+    captioners = [load_captioner(path, "cpu") for path in args.checkpoint]
+    if args.image:
+        try:
+            image = load_image(args.image, captioners[0].stored_size)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{args.image}: {error}") from error
+        found = trace(captioners[0].model, image, args.max_length, args.top)
+        stem = args.out / f"{Path(args.image).stem}_inside"
+        save_figure(stem, found, draw_trace(image, found))
+        print(f"{args.image}: {found['caption']}")
+    else:
+        curves: dict[str, list[float]] = {}
+        for path, captioner in zip(args.checkpoint, captioners):
+            for name, norms in gradient_norms(captioner.model, args.steps).items():
+                curves[f"{path}, {name}" if name in curves else name] = norms
+        stem = args.out / "gradients"
+        save_figure(stem, curves, draw_gradients(curves))
+        back = min(10, args.steps - 1)
+        for name, norms in curves.items():
+            print(f"{name}: after {back} steps {norms[back] / norms[0]:.2g} of the gradient is left")
+    print(f"wrote {stem}.png and {stem}.json")

@@ -1,0 +1,300 @@
+"""Evaluate a checkpoint, or caption your own images: test_rnn.py, test_lstm.py, test_lstm_attention.py, and the command
+test for every cell."""
+
+import json
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..data.caption_file import SPLITS, CaptionData, Split, load_captions
+from ..data.images import find_images, load_images
+from ..data.vocabulary import decode_captions, tokenize
+from ..errors import InputError, RunFailed
+from ..evaluation.captions import Caption, ImageCaptioner, default_device
+from ..evaluation.figures import save_attention, save_captioned_image
+from ..evaluation.metrics import (
+    METRICS,
+    can_score,
+    diversity,
+    human_against_others,
+    nearest_captions,
+    score_captions,
+    single_best_caption,
+)
+from ..evaluation.results_page import Scored, save_results_page
+from ..model.checkpoint import Checkpoint, export_safetensors, load_checkpoint, restore_captioner
+from ..model.decoding import Decoding
+from ..storage import replacing
+from ..training.batches import Pairs
+from ..training.features import FeaturePass, known_words, pool, prepare_pairs, references_of
+from ..training.settings import PRECISIONS
+from ..training.trainer import evaluate
+from .common import ArgumentParser, device, finite, non_negative, positive, script_for
+
+
+def get_args_parser(cell: str | None = None) -> ArgumentParser:
+    """The flags. Args: cell, of a script that evaluates this cell only."""
+    kind = f"{cell} checkpoint" if cell else "checkpoint"
+    parser = ArgumentParser(description=f"Evaluate a {kind}, or caption your own images.")
+    what = parser.add_argument_group("what")
+    what.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train_*.py into cv/")
+    what.add_argument(
+        "--image", nargs="+", metavar="PATH", help="caption these images, folders or patterns; no data is loaded"
+    )
+    what.add_argument("--data", metavar="FILE", help="default: the file named in the checkpoint")
+    what.add_argument(
+        "--export", type=Path, metavar="FILE", help="write the model as .safetensors, to share it, and stop"
+    )
+    what.add_argument(
+        "--metrics", action="store_true", help="BLEU, ROUGE-L and CIDEr, and OUT/metrics.json and results.html"
+    )
+    what.add_argument(
+        "--baselines", action="store_true", help="with --metrics: the scores of trivial captions and of humans"
+    )
+    what.add_argument("--split", choices=SPLITS, default="val", help="what to evaluate on (%(default)s)")
+    decoding = parser.add_argument_group("decoding")
+    decoding.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="words (%(default)s)")
+    decoding.add_argument("--beam", type=positive(int), default=1, metavar="K", help="beam search (1: greedy)")
+    decoding.add_argument(
+        "--length-penalty", type=finite, default=0.0, metavar="X", help="rank by log p / length^X (%(default)s)"
+    )
+    decoding.add_argument("--temperature", type=positive(float), metavar="X", help="draw words at random instead")
+    decoding.add_argument("--top-k", type=positive(int), metavar="K", help="draw from the K most probable words")
+    decoding.add_argument("--top-p", type=positive(float), metavar="P", help="nucleus sampling")
+    decoding.add_argument("--seed", type=non_negative(int), default=0, help="of the sampling (%(default)s)")
+    decoding.add_argument("--allow-unk", action="store_true", help="captions may contain <UNK>")
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, metavar="DIR", help="the folder for PNGs (outputs; with --image: none)")
+    output.add_argument("--json", action="store_true", help="with --image: print JSON")
+    output.add_argument(
+        "--num-samples",
+        type=non_negative(int),
+        default=4,
+        metavar="N",
+        help="images of train and val to draw (%(default)s)",
+    )
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="(%(default)s)")
+    machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda if there is a GPU")
+    machine.add_argument("--precision", choices=PRECISIONS, help="default: as it was trained")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> None:
+    """Evaluate a checkpoint, or caption images, as the command line says. Args: cell, of a script for one cell."""
+    args = get_args_parser(cell).parse_args(arguments)
+    decoding = Decoding(
+        max_length=args.max_length,
+        beam=args.beam,
+        length_penalty=args.length_penalty,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        allow_unk=args.allow_unk,
+    )  # mistakes show before anything is computed
+    checkpoint = load_checkpoint(args.checkpoint)
+    if cell not in (None, checkpoint.cell):
+        raise InputError(
+            f"{args.checkpoint} holds the {checkpoint.cell} captioner: "
+            f"use {script_for('test', checkpoint.cell)} --checkpoint {args.checkpoint}"
+        )
+    used_device = args.device or default_device()
+    captioner = ImageCaptioner(restore_captioner(checkpoint, args.checkpoint), checkpoint.stored_size, used_device)
+    if args.export:
+        if args.export.suffix != ".safetensors":
+            raise InputError(f"--export {args.export}: the name of the file must end in .safetensors")
+        export_safetensors(checkpoint, args.export)
+        print(f"wrote {args.export}; use it like a --checkpoint or --init")
+    elif args.image and (args.metrics or args.baselines):
+        raise InputError("--metrics and --baselines are for a data set, --image for your own images: use one")
+    elif args.image:
+        caption_files(captioner, args, decoding)
+    else:
+        evaluate_data(captioner, checkpoint, args, decoding)
+
+
+def make_generator(args: Namespace, decoding: Decoding, used_device: str) -> torch.Generator | None:
+    """The source of randomness, if words are drawn at random."""
+    return torch.Generator(used_device).manual_seed(args.seed) if decoding.samples else None
+
+
+# ---------------------------------------------------------------------------- the user's own images
+
+
+def caption_files(captioner: ImageCaptioner, args: Namespace, decoding: Decoding) -> None:
+    """Caption the user's own images: one line each. An image that can't be read is named; the rest is done."""
+    paths = find_images(args.image)
+    if not paths:
+        raise InputError(f"there are no images in {', '.join(args.image)}")
+    generator = make_generator(args, decoding, captioner.device)
+    results: list[dict] = []
+    done = 0
+    for start in range(0, len(paths), 64):
+        part = paths[start : start + 64]
+        images, _, failed = load_images(part, captioner.stored_size)
+        captioned = zip(images, captioner.caption_images(images, decoding, generator=generator))
+        reasons = dict(failed)
+        for path in part:
+            if path in reasons:
+                print(f"{path}: {reasons[path]}", file=sys.stderr)
+                results.append({"image": str(path), "error": reasons[path]})
+                continue
+            image, caption = next(captioned)
+            if args.out:
+                draw(args.out / f"{path.stem}_{done}", image, caption, [])
+            done += 1
+            results.append({"image": str(path), "caption": caption.text, "log_prob": round(caption.log_prob, 4)})
+            if not args.json:
+                print(f"{path}: {caption.text}", flush=True)
+    if not done:
+        raise InputError("none of the images could be read")
+    if args.out:
+        print(f"images: {args.out}", file=sys.stderr)  # standard output has one line for each image
+    if args.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    if done < len(paths):
+        raise RunFailed(f"{len(paths) - done} of {len(paths)} images could not be read; the others are captioned")
+
+
+# ------------------------------------------------------------------------------------ a data set
+
+
+def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace, decoding: Decoding) -> None:
+    """Loss and perplexity on a split; sample images of train and val with their captions."""
+    data = load_captions(args.data or checkpoint.data)
+    check_fit(captioner, data, checkpoint, args)
+    split, out = data.splits[args.split], args.out or Path("outputs")
+    out.mkdir(parents=True, exist_ok=True)
+    metrics = args.metrics or args.baselines
+    references = references_of(split, data) if split.references or metrics else None
+    if metrics and not can_score(references):
+        raise InputError(f"{data.source}: the {args.split} split has too few references to score captions against")
+    feature_pass = FeaturePass(precision=args.precision or checkpoint.settings.get("precision", "fp32"))
+    pairs = prepare_pairs(captioner.model, data, args.split, feature_pass, cached=True)
+    per_caption, per_word = evaluate(captioner.model, pairs, args.batch_size, feature_pass.precision)
+    print(
+        f"{args.split}: {len(split)} captions of {len(split.images)} images; loss {per_caption:.3f} nats per "
+        f"caption, {per_word:.3f} nats per word, perplexity {math.exp(min(per_word, 99)):.2f} per word"
+    )
+    generator = make_generator(args, decoding, captioner.device)
+    if references:
+        assert pairs.features is not None
+        captions = captioner.caption_features(pairs.features, decoding, batch_size=args.batch_size, generator=generator)
+        right = sum(caption.words in map(tokenize, texts) for caption, texts in zip(captions, references))
+        print(f"{args.split}: {right / len(captions):.1%} of the captions are word for word one of their references")
+        if metrics:
+            scores, per_image = score_captions([caption.text for caption in captions], references)
+            rows = {"the model": scores}
+            if args.baselines:
+                rows |= baselines(captioner, data, pairs, references, feature_pass)
+            report_metrics(data, Scored(split.images, captions, references, per_image, rows), out, args, decoding)
+    for name in ("train", "val"):
+        draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding)
+    print(f"images: {out}")
+
+
+def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace, decoding: Decoding) -> None:
+    """Print the scores of a split's captions, with the baselines; write them as JSON, and the results page."""
+    split = data.splits[args.split]
+    texts = [caption.text for caption in scored.captions]
+    counts = [len(of_image) for of_image in scored.references]
+    settings = {k: v for k, v in asdict(decoding).items() if v is not None and k != "allow_unk"}
+    known = "" if split.references else ", cut and without the words that the vocabulary does not contain"
+    decoded = ", ".join(f"{name} {value}" for name, value in settings.items())
+    print(
+        f"{args.split}: {len(texts)} images, {min(counts)} to {max(counts)} references each{known}; decoding: {decoded}"
+    )
+    if max(counts) == 1:
+        print("one reference per image: these scores are far below the usual ones with five references")
+    print(f"{'in percent':<44}" + "".join(f"{name:>9}" for name in METRICS))
+    for name, row in scored.rows.items():
+        print(f"{name:<44}" + "".join(f"{row[metric]:9.1f}" for metric in METRICS))
+    varied = diversity(texts)
+    print(f"{varied['distinct']:.1%} of the captions are distinct, with {varied['words_used']} different words")
+    images = [
+        {"image": split.image_names[i] if split.image_names else i, "caption": texts[i]}
+        | {"log_prob": scored.captions[i].log_prob, "references": scored.references[i]}
+        | {metric: scored.per_image[metric][i] for metric in METRICS}
+        for i in range(len(texts))
+    ]
+    result = {"data": data.source, "split": args.split, "checkpoint": str(args.checkpoint), "decoding": settings}
+    result |= {"scores": scored.rows, "diversity": varied, "images": images}
+    with replacing(out / "metrics.json") as unfinished:
+        unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+    save_results_page(out / "results.html", f"{args.checkpoint} on {data.source}, {args.split}", decoded, scored)
+    print(f"scores per image: {out / 'metrics.json'}; best, median and worst captions: {out / 'results.html'}")
+
+
+def baselines(
+    captioner: ImageCaptioner,
+    data: CaptionData,
+    pairs: Pairs,
+    references: Sequence[list[str]],
+    feature_pass: FeaturePass,
+) -> dict[str, dict[str, float]]:
+    """The scores of captions that need no language model, or no model at all: rows of the table."""
+    train = prepare_pairs(captioner.model, data, "train", feature_pass, cached=True)
+    assert train.features is not None and pairs.features is not None
+    texts = known_words(train.captions, data)
+    rows = {}
+    best = single_best_caption(texts, references)
+    print(f"the single best caption: {best}")
+    rows["the single best caption for every image"] = score_captions([best] * len(references), references)[0]
+    first = {image: text for image, text in zip(reversed(train.image_index.tolist()), reversed(texts))}
+    described = torch.tensor(sorted(first))
+    mean, std = captioner.model.feature_mean.flatten().cpu(), captioner.model.feature_std.flatten().cpu()
+
+    def standardized(features: Tensor) -> Tensor:  # pooled, each channel with mean 0 and variance 1
+        return (pool(features).flatten(1) - mean) / std
+
+    near = nearest_captions(
+        standardized(pairs.features),
+        standardized(train.features)[described],
+        [first[i] for i in described.tolist()],
+    )
+    rows["the nearest training image's caption"] = score_captions(near, references)[0]
+    human, others = human_against_others(references)
+    if len(human) > 1:
+        rows["a human's caption, against the others'"] = score_captions(human, others)[0]
+    return rows
+
+
+def check_fit(captioner: ImageCaptioner, data: CaptionData, checkpoint: Checkpoint, args: Namespace) -> None:
+    """Raises: InputError if the checkpoint was trained on data of another kind."""
+    if data.idx_to_word != captioner.model.idx_to_word:
+        raise InputError(
+            f"{data.source} has another vocabulary than {args.checkpoint}, which was trained on {checkpoint.data}"
+        )
+    if args.split not in data.splits:
+        raise InputError(f"{data.source} has no {args.split} split; it has {', '.join(data.splits)}")
+    size = data.splits[args.split].images.shape[-1]
+    if size != captioner.stored_size:
+        raise InputError(
+            f"{data.source} has images of {size} pixels, {args.checkpoint} was trained on {captioner.stored_size}"
+        )
+
+
+def draw_samples(
+    captioner: ImageCaptioner, split: Split, name: str, out: Path, num_samples: int, decoding: Decoding
+) -> None:
+    """Images spread evenly over a split, with generated and true captions."""
+    chosen = torch.linspace(0, len(split.images) - 1, min(num_samples, len(split.images))).long()
+    captions = captioner.caption_images(split.images[chosen], decoding)
+    for k, (index, caption) in enumerate(zip(chosen.tolist(), captions)):
+        rows = split.captions[split.image_index == index]
+        references = split.references[index] if split.references else decode_captions(rows, captioner.model.idx_to_word)
+        print(f"{name} {index}: {caption.text}  (true: {references[0] if references else 'none'})")
+        draw(out / f"{name}_{k}", split.images[index], caption, references)
+
+
+def draw(stem: Path, image: Tensor, caption: Caption, references: Sequence[str]) -> None:
+    """Write an image with its caption, and where the model looked, if it has attention."""
+    save_captioned_image(f"{stem}.png", image, caption.text, references)
+    if caption.attention is not None:
+        save_attention(stem, image, caption.words, caption.attention)

@@ -1,0 +1,133 @@
+"""Captions for images, from a checkpoint alone.
+
+captioner = load_captioner("cv/attn_best.pt")
+print(captioner.caption("photo.jpg").text)
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..data.images import ImageSource, load_image
+from ..data.vocabulary import END, NULL, START, tokenize
+from ..errors import InputError
+from ..model.captioner import CaptioningRNN, evaluating
+from ..model.checkpoint import load_checkpoint, restore_captioner
+from ..model.decoding import Decoding, allowed, decode
+
+
+class Caption(NamedTuple):
+    """A caption of one image."""
+
+    text: str
+    words: list[str]
+    log_prob: float  # natural logarithm of its probability
+    attention: Tensor | None  # (len(words), grid_h, grid_w), where the model looked for each word
+
+
+class ImageCaptioner:
+    """A trained captioner, with the size at which its images were stored.
+
+    Attributes: model, a :class:`CaptioningRNN`; stored_size, in pixels; device.
+    """
+
+    def __init__(self, model: CaptioningRNN, stored_size: int, device: str = "cpu") -> None:
+        self.model, self.stored_size, self.device = model.to(device), stored_size, device
+
+    def caption(
+        self,
+        image: ImageSource,
+        beginning: str | Sequence[str] = (),
+        generator: torch.Generator | None = None,
+        **decoding: Any,
+    ) -> Caption:
+        """The caption of one image.
+
+        Args: image, the path of a file, an open binary file or a PIL image; beginning, words that the caption starts
+            with, as text or a list; generator, the source of randomness for temperature, top_k and top_p; decoding, the
+            values of :class:`~rnn_lstm_captioning.Decoding`, such as beam=5.
+        Raises: InputError if the image can't be read, a value is out of range, or the model does not know a word of
+            the beginning.
+        """
+        try:
+            pixels = load_image(image, self.stored_size)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{image}: {error}") from error
+        return self.caption_images(pixels[None], Decoding(**decoding), beginning=beginning, generator=generator)[0]
+
+    def caption_images(
+        self,
+        images: Tensor,
+        decoding: Decoding | None = None,
+        *,
+        beginning: str | Sequence[str] = (),
+        batch_size: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> list[Caption]:
+        """A list of N :class:`Caption`, for images uint8 (N, 3, S, S)."""
+        captions = []
+        for batch in images.split(batch_size) if len(images) else ():
+            with evaluating(self.model):
+                features = self.model.encode(batch.to(self.device))
+            captions += self.caption_features(features, decoding, beginning=beginning, generator=generator)
+        return captions
+
+    def caption_features(
+        self,
+        features: Tensor,
+        decoding: Decoding | None = None,
+        *,
+        beginning: str | Sequence[str] = (),
+        batch_size: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> list[Caption]:
+        """A list of N :class:`Caption`, for features (N, C, grid_h, grid_w)."""
+        indices = self._indices(beginning)
+        captions = []
+        for batch in features.split(batch_size) if len(features) else ():
+            with evaluating(self.model):
+                found = decode(self.model, batch.to(self.device), decoding, indices, generator)
+            attention = [None] * len(batch) if found.attn_weights is None else found.attn_weights.cpu()
+            for row, log_prob, weights in zip(found.captions.tolist(), found.log_probs.tolist(), attention):
+                words = [self.model.idx_to_word[word] for word in row if word not in (NULL, END)]
+                captions.append(
+                    Caption(" ".join(words), words, log_prob, None if weights is None else weights[: len(words)])
+                )
+        return captions
+
+    def next_words(self, features: Tensor, words: Sequence[str], top: int = 5) -> list[list[tuple[str, float]]]:
+        """The most probable words at every position of a caption, given the words before it.
+
+        Args: features (1, C, grid_h, grid_w); words, the caption's T words.
+        Returns: T + 1 lists, the last one for the word after the caption, of the ``top`` most probable words with
+            their probabilities.
+        """
+        indices = torch.tensor([[START, *self._indices(words)]], device=self.device)
+        with evaluating(self.model):
+            scores = allowed(self.model.scores(features.to(self.device), indices)[0])  # (T + 1, V)
+        best = scores.softmax(dim=1).topk(min(top, scores.shape[1] - 3))
+        return [
+            [(self.model.idx_to_word[word], prob) for word, prob in zip(*row)]
+            for row in zip(best.indices.tolist(), best.values.tolist())
+        ]
+
+    def _indices(self, words):
+        words = tokenize(words) if isinstance(words, str) else words
+        unknown = [word for word in words if word not in self.model.word_to_idx]
+        if unknown:
+            raise InputError(f"the model does not know the word {unknown[0]!r}")
+        return [self.model.word_to_idx[word] for word in words]
+
+
+def load_captioner(path: str | Path, device: str | None = None) -> ImageCaptioner:
+    """The :class:`ImageCaptioner` of a checkpoint. Raises: InputError that says why it can't be used."""
+    checkpoint = load_checkpoint(path)
+    return ImageCaptioner(restore_captioner(checkpoint, path), checkpoint.stored_size, device or default_device())
+
+
+def default_device() -> str:
+    """ "cuda" if there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

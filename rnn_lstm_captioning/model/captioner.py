@@ -1,0 +1,276 @@
+"""CaptioningRNN: an image encoder, a recurrent cell, and a projection to the vocabulary."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..cells import CELLS
+from ..cells.layers import Affine, BatchNorm, WordEmbedding
+from ..cells.losses import projected_softmax_loss
+from ..data.vocabulary import NULL, SPECIAL_TOKENS
+from ..errors import InputError
+from .decoding import greedy_search
+from .encoder import ImageEncoder
+
+IMAGE_INPUTS = ("h0", "first-token")
+IMAGE_NORMS = ("none", "batchnorm")
+
+
+class CaptioningRNN(nn.Module):
+    """Writes a caption for an image, word by word.
+
+    A cell that does not use the grid reads the average-pooled features once, through an affine map: as its initial
+    hidden state (``image_input`` "h0": Karpathy and Fei-Fei 2015), or as a word before the first word ("first-token":
+    Vinyals et al. 2015, "Show and Tell"). A cell that uses the grid gets every region, projected to A (N, H, grid_h,
+    grid_w), and reads it again before every word (Xu et al. 2015).
+
+    Args:
+        word_to_idx: word -> index, a bijection onto 0 .. V-1, with ``<NULL>``, ``<START>``, ``<END>``, ``<UNK>`` as
+            0 .. 3.
+        input_dim: C, the channels of the features; None: the encoder's.
+        wordvec_dim: D; hidden_dim: H; cell_type: a name in ``cells.CELLS``: "rnn", "lstm", "gru" or "attn".
+        image_encoder_pretrained: take torchvision's ImageNet weights.
+        ignore_index: a word index that adds neither loss nor gradient (``<NULL>``, usually).
+        image_encoder: an :class:`ImageEncoder`, instead of a new RegNetX-400MF.
+        image_input: "h0" or "first-token"; image_norm: "none", or "batchnorm" after the affine map. With a cell that
+            uses the grid they must be "h0" and "none".
+        dropout: the probability with which an element of the word vectors and hidden states is set to zero in
+            training, outside the recurrence (Zaremba, Sutskever and Vinyals 2014).
+        feature_dropout: the same for the features; a few thousand images are soon memorised.
+    Raises: InputError (a ValueError) for an unknown cell_type, image_input or image_norm, a vocabulary without the
+        special tokens, or an input_dim that is not the encoder's.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(
+        self,
+        word_to_idx: Mapping[str, int],
+        input_dim: int | None = None,
+        wordvec_dim: int = 256,
+        hidden_dim: int = 512,
+        cell_type: str = "rnn",
+        image_encoder_pretrained: bool = True,
+        ignore_index: int | None = None,
+        *,
+        image_encoder: ImageEncoder | None = None,
+        image_input: str = "h0",
+        image_norm: str = "none",
+        dropout: float = 0.0,
+        feature_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        known_values = {"cell_type": CELLS, "image_input": IMAGE_INPUTS, "image_norm": IMAGE_NORMS}
+        for name, value in (("cell_type", cell_type), ("image_input", image_input), ("image_norm", image_norm)):
+            if value not in known_values[name]:
+                raise InputError(f"{name} is {value!r}, wanted one of {', '.join(known_values[name])}")
+        if min(wordvec_dim, hidden_dim) < 1:
+            raise InputError(f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}, wanted at least 1")
+        if CELLS[cell_type].uses_grid and (image_input, image_norm) != ("h0", "none"):
+            raise InputError(f"{cell_type} reads the grid at every step: it has no image_input and no image_norm")
+        self.idx_to_word = sorted(word_to_idx, key=lambda word: word_to_idx[word])
+        if self.idx_to_word[:4] != SPECIAL_TOKENS or sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
+            raise InputError(f"word_to_idx must map {' '.join(SPECIAL_TOKENS)} to 0..3 and its V words onto 0..V-1")
+        self.word_to_idx, self.cell_type, self.ignore_index = word_to_idx, cell_type, ignore_index
+        self.wordvec_dim, self.hidden_dim, self.image_input = wordvec_dim, hidden_dim, image_input
+        self.image_encoder = image_encoder or ImageEncoder(image_encoder_pretrained)
+        C, V = self.image_encoder.out_channels, len(word_to_idx)
+        if input_dim not in (None, C):
+            raise InputError(
+                f"input_dim is {input_dim}, but the features of {self.image_encoder.name} have {C} channels"
+            )
+        image_dim = wordvec_dim if image_input == "first-token" else hidden_dim
+        self.feature_projection = Affine(C, image_dim)
+        self.image_norm = BatchNorm(image_dim, momentum=0.01) if image_norm == "batchnorm" else nn.Identity()
+        self.word_embedding = WordEmbedding(V, wordvec_dim)
+        self.cell = CELLS[cell_type](wordvec_dim, hidden_dim)
+        self.vocabulary_projection = Affine(hidden_dim, V)
+        self.dropout, self.feature_dropout = nn.Dropout(dropout), nn.Dropout(feature_dropout)
+        self.register_buffer("feature_mean", torch.zeros(C, 1, 1))
+        self.register_buffer("feature_std", torch.ones(C, 1, 1))
+
+    # ------------------------------------------------------------------------------- training
+
+    def encode(self, images: Tensor) -> Tensor:
+        """images (N, 3, S, S), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
+        return self.image_encoder(images)
+
+    def forward(self, images: Tensor, captions: Tensor) -> Tensor:
+        """The loss of captions (N, L) given images (N, 3, S, S): ``loss(encode(images), captions)``."""
+        return self.loss(self.encode(images), captions)
+
+    def loss(self, features: Tensor, captions: Tensor) -> Tensor:
+        """The mean loss of a caption, a scalar in nats: the sum over its words of -log p(word).
+
+        Args: features (N, C, grid_h, grid_w); captions int64 (N, L), ``<START> words <END>``, padded with ``<NULL>``.
+        """
+        h = self.hidden_states(features, captions[:, :-1])
+        projection = self.vocabulary_projection
+        return projected_softmax_loss(h, captions[:, 1:], projection.W, projection.b, self.ignore_index)
+
+    def hidden_states(self, features: Tensor, words: Tensor) -> Tensor:
+        """features (N, C, grid_h, grid_w), words int64 (N, T) -> h (N, T, H)."""
+        x = self.dropout(self.word_embedding(words))  # (N, T, D)
+        image = self.project_features(features)
+        if self.image_input == "first-token":
+            x = torch.cat([image.unsqueeze(1).to(x.dtype), x], dim=1)  # (N, 1 + T, D)
+            h = self.cell(x, x.new_zeros(len(x), self.hidden_dim))
+            return self.dropout(h[:, 1:])  # the step that reads the image predicts no word: <START> comes first
+        return self.dropout(self.cell(x, image))
+
+    def project_features(self, features: Tensor) -> Tensor:
+        """The cell's image of features (N, C, grid_h, grid_w): h0 (N, H), the first token (N, D), or A (N, H,
+        grid_h, grid_w) for a cell that uses the grid."""
+        if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
+            wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
+            raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
+        features = self.feature_dropout((self.pool(features) - self.feature_mean) / self.feature_std)
+        if not self.cell.uses_grid:
+            return self.image_norm(self.feature_projection(features.flatten(1)))
+        rows = self.feature_projection(features.flatten(2).transpose(1, 2))  # (N, G, H)
+        return rows.transpose(1, 2).unflatten(2, features.shape[2:])
+
+    def pool(self, features: Tensor) -> Tensor:
+        """The grid as it is for a cell that uses it; its mean (N, C, 1, 1) for the others."""
+        features = features.to(self.feature_mean.dtype)
+        return features if self.cell.uses_grid else features.mean((2, 3), keepdim=True)
+
+    @torch.no_grad()
+    def standardize(self, features: Tensor) -> None:
+        """From now on, shift and scale each channel that the cell reads to mean 0 and variance 1.
+
+        The features of a CNN have a large common mean; without this, every training step moves all images together.
+        Args: features (M, C, grid_h, grid_w) of training images.
+        """
+        features = self.pool(features[:: max(1, len(features) // 1000)].to(self.feature_mean.device))
+        self.feature_mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
+        self.feature_std.copy_(features.std((0, 2, 3), correction=0).clamp(min=1e-3).view(-1, 1, 1))
+
+    def scores(self, features: Tensor, words: Tensor) -> Tensor:
+        """Teacher forcing: words int64 (N, T), ``<START>`` first -> scores of each next word (N, T, V)."""
+        return self.vocabulary_projection(self.hidden_states(features, words))
+
+    def log_probs(self, features: Tensor, captions: Tensor) -> Tensor:
+        """The log-probability of each caption given its image, (N,); the arguments are those of ``loss``."""
+        words = captions[:, 1:]
+        scores = self.scores(features, captions[:, :-1])  # (N, T, V)
+        log_probs = scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=2)
+        of_words = log_probs.gather(2, words.unsqueeze(2)).squeeze(2)  # (N, T)
+        return of_words.where(words != NULL, 0).sum(dim=1)
+
+    # --------------------------------------------------------------------------- one word at a time
+
+    def start(self, features: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The state before the first word, and the cell's image; the first dimension of all tensors is N."""
+        image = self.project_features(features)
+        if self.image_input == "first-token":  # the cell reads the image like a word
+            state = self.cell.start(image.new_zeros(len(image), self.hidden_dim))
+            state, _ = self.cell.step(image, state, image)
+            return state, image
+        return self.cell.start(image), image
+
+    def step(
+        self, words: Tensor, state: tuple[Tensor, ...], image: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
+        """words int64 (N,) -> scores (N, V), the next state, attn_weights (N, grid_h, grid_w) or None."""
+        state, attn_weights = self.cell.step(self.word_embedding(words), state, image)
+        return self.vocabulary_projection(state[0]), state, attn_weights
+
+    def sample(self, images: Tensor, max_length: int = 15) -> Tensor | tuple[Tensor, Tensor]:
+        """Greedy captions: at every step the most probable word, never ``<NULL>``, ``<START>`` or ``<UNK>``.
+
+        Args: images (N, 3, S, S), uint8 or float in [0, 1].
+        Returns: captions int64 (N, max_length): column 0 is the first word, everything after
+            ``<END>`` is ``<NULL>``. With attention also attn_weights (N, max_length, grid_h, grid_w),
+            which sum to 1 at every step up to ``<END>`` and are 0 after it.
+        """
+        with evaluating(self):
+            captions, _, attn_weights = greedy_search(self, self.encode(images), max_length)
+        return captions if attn_weights is None else (captions, attn_weights)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode, without gradients; afterwards it is in the mode that it was in before."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
+
+
+# ------------------------------------------------------------------ a captioner from its configuration
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The configuration of a captioner; the meaning of each value is that of :class:`CaptioningRNN` and
+    :class:`ImageEncoder`."""
+
+    cell: str = "lstm"
+    encoder: str = "regnet_x_400mf"
+    finetune_encoder: bool = False  # train the CNN too
+    image_size: int | None = None  # pixels, what the CNN is fed; None: the stored size
+    image_input: str = "h0"
+    image_norm: str = "none"
+    hidden_dim: int = 512
+    wordvec_dim: int = 256
+    dropout: float = 0.25
+    feature_dropout: float = 0.5
+
+
+def build_captioner(
+    settings: ModelSettings,
+    word_to_idx: Mapping[str, int],
+    encoder_weights: str | Path = "none",
+    verbose: bool = False,
+) -> CaptioningRNN:
+    """The captioner that the settings describe.
+
+    Args: settings; word_to_idx; encoder_weights: "imagenet" (torchvision's, downloaded once), "none" (random weights,
+        also if a checkpoint's weights follow), or the path of a state dict; verbose: show the download's progress.
+    Raises: InputError if a setting can't be used, or the weights can't be had.
+    """
+    encoder = ImageEncoder(
+        pretrained=encoder_weights == "imagenet",
+        verbose=verbose,
+        name=settings.encoder,
+        weights_file=None if encoder_weights in ("imagenet", "none") else encoder_weights,
+        frozen=not settings.finetune_encoder,
+        image_size=settings.image_size,
+    )
+    return CaptioningRNN(
+        word_to_idx,
+        wordvec_dim=settings.wordvec_dim,
+        hidden_dim=settings.hidden_dim,
+        cell_type=settings.cell,
+        ignore_index=NULL,
+        image_encoder=encoder,
+        image_input=settings.image_input,
+        image_norm=settings.image_norm,
+        dropout=settings.dropout,
+        feature_dropout=settings.feature_dropout,
+    )
+
+
+def settings_of(captioner: CaptioningRNN) -> ModelSettings:
+    """The configuration from which :func:`build_captioner` makes such a captioner."""
+    return ModelSettings(
+        cell=captioner.cell_type,
+        encoder=captioner.image_encoder.name,
+        finetune_encoder=not captioner.image_encoder.frozen,
+        image_size=captioner.image_encoder.image_size,
+        image_input=captioner.image_input,
+        image_norm="batchnorm" if isinstance(captioner.image_norm, BatchNorm) else "none",
+        hidden_dim=captioner.hidden_dim,
+        wordvec_dim=captioner.wordvec_dim,
+        dropout=captioner.dropout.p,
+        feature_dropout=captioner.feature_dropout.p,
+    )

@@ -1,0 +1,196 @@
+"""The files in cv/: a checkpoint holds all that is needed to caption an image, or to continue training.
+
+This module alone knows the keys of the file; everything else sees a :class:`Checkpoint`.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from ..cells import CELLS
+from ..errors import InputError
+from ..storage import load, replacing, save
+from .captioner import CaptioningRNN, ModelSettings, build_captioner, settings_of
+
+FORMAT = 2  # 2 added image_input, image_norm and image_size to the settings; 1 had their default values
+METADATA = "rnn_lstm_captioning"  # the key of everything but the weights in a safetensors file
+# attribute -> its key in the file and its type there
+KEYS = {
+    "cell": ("cell", str),
+    "encoder": ("encoder", str),
+    "stored_size": ("image_size", int),
+    "idx_to_word": ("idx_to_token", list),
+    "settings": ("settings", dict),
+    "data": ("data", str),
+    "weights": ("model", dict),
+}
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes: cell, a name in ``cells.CELLS``; encoder, a torchvision name; stored_size, the side in pixels of the
+        images in the caption file; idx_to_word; settings, name -> plain value: those of :class:`ModelSettings`, and
+        of the run; data, the caption file's path or "scenes"; weights, the captioner's state dict; training, the
+        trainer's state, or None in a file that can't be resumed.
+    """
+
+    cell: str
+    encoder: str
+    stored_size: int
+    idx_to_word: list[str]
+    settings: dict
+    data: str
+    weights: dict[str, Tensor]
+    training: dict | None = None
+
+
+def save_checkpoint(
+    path: str | Path,
+    captioner: CaptioningRNN,
+    stored_size: int,
+    data: str = "",
+    settings: dict | None = None,
+    training: dict | None = None,
+) -> None:
+    """Write a checkpoint; the old one at ``path`` stays until the new one is on the disk.
+
+    Args: stored_size, the side in pixels of the data's images; data, the caption file's path or "scenes"; settings of
+        the run, plain values, which are added to the captioner's own; training, the trainer's state.
+    """
+    model = settings_of(captioner)
+    values = {
+        "cell": model.cell,
+        "encoder": model.encoder,
+        "stored_size": stored_size,
+        "idx_to_word": captioner.idx_to_word,
+        "settings": (settings or {}) | asdict(model),
+        "data": data,
+        "weights": captioner.state_dict(),
+    }
+    save({"format": FORMAT} | {KEYS[k][0]: v for k, v in values.items()} | {"training": training}, path)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint, or the model in a .safetensors file. Raises: InputError that says why it can't be used."""
+    read = _read_safetensors if Path(path).suffix == ".safetensors" else load
+    try:
+        raw = read(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such checkpoint; train_*.py writes them into cv/") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(key), kind) for key, kind in KEYS.values()):
+        raise InputError(f"{path} is not a checkpoint of this project")
+    if not isinstance(raw.get("format"), int) or not 1 <= raw["format"] <= FORMAT:
+        raise InputError(f"{path} has format {raw.get('format')}; this version of the project reads 1 to {FORMAT}")
+    found = Checkpoint(**{name: raw[key] for name, (key, _) in KEYS.items()}, training=raw.get("training"))
+    if not isinstance(found.training, dict | None):
+        raise InputError(f"{path} has a training state that is not a dict")
+    if not all(isinstance(value, int | float | str | None) for value in found.settings.values()):
+        raise InputError(f"{path} has settings that are not plain values")
+    if not all(isinstance(word, str) for word in found.idx_to_word):
+        raise InputError(f"{path} has words that are not text")
+    if not 1 <= found.stored_size <= 8192:
+        raise InputError(f"{path} says that its images have {found.stored_size} pixels")
+    if found.cell not in CELLS:
+        raise InputError(f"{path} names an unknown cell, {found.cell}")
+    return found
+
+
+def restore_captioner(checkpoint: Checkpoint, path: str | Path) -> CaptioningRNN:
+    """The captioner of a checkpoint, in eval mode. Raises: InputError if its parts don't fit."""
+    try:
+        _check_sizes(checkpoint)
+        word_to_idx = {word: index for index, word in enumerate(checkpoint.idx_to_word)}
+        captioner = build_captioner(_model_settings(checkpoint), word_to_idx)
+        captioner.load_state_dict(checkpoint.weights)
+        side = min(checkpoint.stored_size, 64)
+        captioner.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))  # an image may be too small for a CNN
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged: its weights don't fit its settings ({what})") from error
+    return captioner.eval()
+
+
+def load_weights(checkpoint: Checkpoint, path: str | Path, captioner: CaptioningRNN) -> None:
+    """Copy the weights of a checkpoint, those of its encoder included, into a captioner.
+
+    Raises: InputError if it was trained with another cell, vocabulary, encoder or size.
+    """
+    if checkpoint.cell != captioner.cell_type or checkpoint.idx_to_word != captioner.idx_to_word:
+        raise InputError(f"{path} was trained with another cell or vocabulary; it can't be used here")
+    if checkpoint.encoder != captioner.image_encoder.name:
+        raise InputError(f"{path} was trained with --encoder {checkpoint.encoder}, not {captioner.image_encoder.name}")
+    try:
+        captioner.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit these settings ({str(error).splitlines()[-1].strip()})") from error
+
+
+def _model_settings(checkpoint):
+    """The model's settings; format 1 and older files of format 2 lack some, which then had their default values."""
+    given = {f.name: checkpoint.settings[f.name] for f in fields(ModelSettings) if f.name in checkpoint.settings}
+    needed = {"hidden_dim", "wordvec_dim", "finetune_encoder"} - given.keys()
+    if needed:
+        raise KeyError(f"no {', '.join(sorted(needed))}")
+    return ModelSettings(**given | {"cell": checkpoint.cell, "encoder": checkpoint.encoder})
+
+
+def _check_sizes(checkpoint):
+    """Raise ValueError if a captioner with these settings would take more memory than its weights explain."""
+    weights, settings = checkpoint.weights, checkpoint.settings
+    words, hidden = len(checkpoint.idx_to_word), settings["hidden_dim"]
+    vectors, projection = weights["word_embedding.W_embed"], weights["vocabulary_projection.W"]
+    if vectors.shape != (words, settings["wordvec_dim"]) or projection.shape != (hidden, words):
+        raise ValueError("the word vectors or the cell have another size")
+    stored = sum(tensor.numel() for name, tensor in weights.items() if name.startswith("image_encoder."))
+    whole = torchvision.models.get_model_weights(checkpoint.encoder).DEFAULT.meta["num_params"]
+    if whole > 50 * stored:  # the classifier, which a checkpoint does not hold, can be 25 times the rest
+        raise ValueError(f"it has {stored} weights of {checkpoint.encoder}")
+
+
+# ------------------------------------------------------------------------------- a model to share
+
+
+def export_safetensors(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Write the model of a checkpoint, without its training state and paths, as a safetensors file."""
+    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
+    kept = {f.name for f in fields(ModelSettings)} | {"precision"}
+    settings = {k: v for k, v in checkpoint.settings.items() if k in kept and v is not None}
+    values = asdict(checkpoint) | {"settings": settings, "data": Path(checkpoint.data).name}
+    rest = {"format": FORMAT} | {key: values[name] for name, (key, _) in KEYS.items() if name != "weights"}
+    rest["sha256"] = _digest(tensors)
+    with replacing(path) as unfinished:
+        # not with safetensors' save_file, whose file only its owner may read
+        unfinished.write_bytes(serialize(tensors, metadata={METADATA: json.dumps(rest, ensure_ascii=False)}))
+
+
+def _read_safetensors(path):
+    if not Path(path).exists():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, "pt") as file:
+            raw = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except (SafetensorError, RecursionError) as error:
+        raise ValueError(f"it is damaged, or of another kind ({error})") from error
+    if not isinstance(raw, dict) or raw.pop("sha256", None) != _digest(tensors):
+        raise ValueError("its weights are damaged, or it was not exported by this project")
+    return raw | {"model": tensors}
+
+
+def _digest(tensors):
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

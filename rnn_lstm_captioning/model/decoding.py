@@ -1,0 +1,262 @@
+"""From an image's features to words, one step at a time, in the same way for every cell.
+
+A captioner has two methods: ``start(features) -> state, image`` and ``step(words, state, image) -> scores (N, V),
+state, attn_weights or None``. The state is a tuple of tensors and the image is a tensor; the first dimension of all of
+them is the batch, so rows can be dropped, copied or reordered. The state changes with every word; the image is what
+the cell may read again, and does not change.
+
+A caption is a sequence of words that ends with ``<END>``, or is cut at the maximum length. Its probability is the
+product of the probabilities of its words, each given the words before it, after the words that are not allowed
+(``<NULL>``, ``<START>``, and ``<UNK>`` unless asked for) have been ruled out. Every search takes a ``beginning``: the
+indices of words that the caption starts with, whatever their probability.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..data.vocabulary import END, NULL, START, UNK
+from ..errors import InputError
+
+State = tuple[Tensor, ...]
+
+
+class Captioner(Protocol):
+    """What the searches need of a captioner."""
+
+    def start(self, features: Tensor) -> tuple[State, Tensor]: ...
+
+    def step(self, words: Tensor, state: State, image: Tensor) -> tuple[Tensor, State, Tensor | None]: ...
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How captions are written: sampling if one of temperature, top_k and top_p is given, else beam search.
+
+    Args: max_length, words; beam, how many beginnings of each caption are followed (1: greedy search);
+        length_penalty: captions are ranked by log_prob / length ** length_penalty, where the length counts ``<END>``:
+        0 ranks by probability, which favours short captions, 1 by the mean over the words; temperature, above 0:
+        below 1, probable words become more probable; top_k, draw from the k most probable words only; top_p, from the
+        fewest words that together have this probability (nucleus sampling: Holtzman et al. 2020); allow_unk, captions
+        may contain ``<UNK>``.
+    Raises: InputError (a ValueError) for a value out of range, or a beam together with sampling.
+    """
+
+    max_length: int = 15
+    beam: int = 1
+    length_penalty: float = 0.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    allow_unk: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "beam", "top_k"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}, wanted at least 1")
+        if not math.isfinite(self.length_penalty):
+            raise InputError(f"length_penalty is {self.length_penalty}, wanted a finite number")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature is {self.temperature}, wanted above 0 and finite")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}, wanted in (0, 1]")
+        if self.samples and self.beam > 1:
+            raise InputError("beam searches for probable captions, temperature, top_k and top_p draw them: use one")
+
+    @property
+    def samples(self) -> bool:
+        """Whether words are drawn at random."""
+        return (self.temperature, self.top_k, self.top_p) != (None, None, None)
+
+
+class Decoded(NamedTuple):
+    """What the searches return, for N images and at most L words."""
+
+    captions: Tensor  # int64 (N, L), everything after <END> is <NULL>
+    log_probs: Tensor  # (N,), natural logarithms
+    attn_weights: Tensor | None  # (N, L, grid_h, grid_w), zero after the end; None without attention
+
+
+def decode(
+    captioner: Captioner,
+    features: Tensor,
+    decoding: Decoding | None = None,
+    beginning: Sequence[int] = (),
+    generator: torch.Generator | None = None,
+) -> Decoded:
+    """The search that the settings ask for, on features (N, C, grid_h, grid_w)."""
+    decoding = decoding or Decoding()
+    if decoding.samples:
+        return sampling_search(captioner, features, decoding, beginning, generator)
+    return beam_search(captioner, features, decoding, beginning)
+
+
+def greedy_search(
+    captioner: Captioner,
+    features: Tensor,
+    max_length: int = 15,
+    allow_unk: bool = False,
+    beginning: Sequence[int] = (),
+) -> Decoded:
+    """The most probable word at every step, for features (N, C, grid_h, grid_w)."""
+    return _search(captioner, features, max_length, allow_unk, beginning, lambda scores: scores.argmax(dim=1))
+
+
+def sampling_search(
+    captioner: Captioner,
+    features: Tensor,
+    decoding: Decoding,
+    beginning: Sequence[int] = (),
+    generator: torch.Generator | None = None,
+) -> Decoded:
+    """Every word is drawn at random, by its probability, for features (N, C, grid_h, grid_w).
+
+    Args: generator, the source of randomness. Returns: :class:`Decoded`; its log_probs are those of the model, at
+        temperature 1.
+    """
+    temperature = max(1.0 if decoding.temperature is None else decoding.temperature, 1e-30)  # float32 has no 1e-300
+
+    def draw(scores: Tensor) -> Tensor:
+        probs = torch.softmax((scores - scores.amax(1, keepdim=True)) / temperature, dim=1)
+        if decoding.top_k is None and decoding.top_p is None:
+            return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+        probs, words = probs.sort(dim=1, descending=True)
+        if decoding.top_k is not None:
+            probs[:, decoding.top_k :] = 0
+        if decoding.top_p is not None:
+            probs[probs.cumsum(dim=1) - probs >= decoding.top_p] = 0  # the most probable word always stays
+        return words.gather(1, torch.multinomial(probs, 1, generator=generator)).squeeze(1)
+
+    return _search(captioner, features, decoding.max_length, decoding.allow_unk, beginning, draw)
+
+
+@torch.no_grad()
+def beam_search(captioner: Captioner, features: Tensor, decoding: Decoding, beginning: Sequence[int] = ()) -> Decoded:
+    """The best caption that is found by following the ``beam`` best beginnings of each caption.
+
+    The greedy caption is always a candidate, so the result never ranks below it. Beam 1 is the greedy search.
+    Args: features (N, C, grid_h, grid_w).
+    """
+    L, K, length_penalty = decoding.max_length, decoding.beam, decoding.length_penalty
+    greedy = greedy_search(captioner, features, L, decoding.allow_unk, beginning)
+    if K == 1:
+        return greedy
+    N, device = len(features), features.device
+    state, image = captioner.start(features)
+    repeated = torch.arange(N, device=device).repeat_interleave(K)
+    state, image = _rows(state, repeated), image[repeated]
+    captions = torch.full((N, K, L), NULL, device=device)
+    log_probs = greedy.log_probs.new_full((N, K), -torch.inf)
+    log_probs[:, 0] = 0  # at first there is one beginning, the empty one
+    lengths = captions.new_zeros(N, K)
+    ended = torch.zeros(N, K, dtype=torch.bool, device=device)
+    words, index, attn_weights = captions.new_full((N, K), START), torch.arange(N, device=device).unsqueeze(1), None
+    for t in range(L):
+        scores, state, weights = next_scores(captioner, words.flatten(), state, image, decoding.allow_unk)
+        step_log_probs = torch.log_softmax(scores, dim=1).unflatten(0, (N, K))
+        if t < len(beginning):
+            others = torch.arange(scores.shape[1], device=device) != beginning[t]
+            step_log_probs = step_log_probs.masked_fill(others, -torch.inf)
+        # an ended caption is only padded with <NULL>, which does not change its probability
+        step_log_probs = step_log_probs.masked_fill(ended.unsqueeze(2), -torch.inf)
+        step_log_probs[..., NULL].masked_fill_(ended, 0)
+        total = log_probs.unsqueeze(2) + step_log_probs  # (N, K, V)
+        lengths = lengths + ~ended
+        rank = total / lengths.unsqueeze(2) ** length_penalty
+        best = rank.flatten(1).topk(K, dim=1).indices  # (N, K)
+        source, words = best // total.shape[2], best % total.shape[2]
+        log_probs = total.flatten(1).gather(1, best)
+        captions, lengths, ended = captions[index, source], lengths[index, source], ended[index, source]
+        captions[:, :, t] = words
+        rows = (index * K + source).flatten()
+        state = _rows(state, rows)
+        if weights is not None:
+            if attn_weights is None:
+                attn_weights = weights.new_zeros(N, K, L, *weights.shape[1:])
+            attn_weights = attn_weights[index, source]
+            still_written = (~ended)[..., None, None]
+            attn_weights[:, :, t] = weights[rows].unflatten(0, (N, K)) * still_written
+        ended = ended | (words == END)
+        if ended.all():
+            break
+    first = (log_probs / lengths**length_penalty).argmax(dim=1)  # (N,)
+    chosen = index[:, 0], first
+    found = Decoded(captions[chosen], log_probs[chosen], None if attn_weights is None else attn_weights[chosen])
+    found_rank = found.log_probs / lengths[chosen] ** length_penalty
+    greedy_rank = greedy.log_probs / (greedy.captions != NULL).sum(1) ** length_penalty
+    better = found_rank > greedy_rank  # (N,)
+
+    def choose(a, b):
+        return None if a is None else torch.where(better.view(-1, *[1] * (a.dim() - 1)), a, b)
+
+    return Decoded(*map(choose, found, greedy))
+
+
+@torch.no_grad()
+def _search(
+    captioner: Captioner,
+    features: Tensor,
+    max_length: int,
+    allow_unk: bool,
+    beginning: Sequence[int],
+    choose: Callable[[Tensor], Tensor],
+) -> Decoded:
+    """One caption for each image, word by word; ``choose`` maps scores (n, V) to words (n,)."""
+    if max_length < 1:
+        raise ValueError(f"max_length is {max_length}, wanted at least 1")
+    if len(beginning) > max_length:
+        raise ValueError(f"the beginning has {len(beginning)} words, wanted at most max_length, {max_length}")
+    if NULL in beginning or START in beginning or END in beginning[:-1] or (UNK in beginning and not allow_unk):
+        raise ValueError("the beginning contains a word that is not allowed there")
+    N, device = len(features), features.device
+    captions = torch.full((N, max_length), NULL, device=device)
+    log_probs: Tensor | None = None
+    attn_weights: Tensor | None = None
+    state, image = captioner.start(features)
+    words = captions.new_full((N,), START)
+    alive = torch.arange(N, device=device)  # the rows that have not ended; only they are computed
+    for t in range(max_length):
+        scores, state, weights = next_scores(captioner, words, state, image, allow_unk)
+        words = choose(scores) if t >= len(beginning) else torch.full_like(words, beginning[t])
+        captions[alive, t] = words
+        if log_probs is None:
+            log_probs = scores.new_zeros(N)
+        log_probs = log_probs.index_add(
+            0, alive, scores.gather(1, words.unsqueeze(1)).squeeze(1) - scores.logsumexp(dim=1)
+        )
+        if weights is not None:
+            if attn_weights is None:
+                attn_weights = weights.new_zeros(N, max_length, *weights.shape[1:])
+            attn_weights[alive, t] = weights
+        unfinished = words != END
+        if not unfinished.any():
+            break
+        if not unfinished.all():
+            alive, words = alive[unfinished], words[unfinished]
+            state, image = _rows(state, unfinished), image[unfinished]
+    assert log_probs is not None  # there was at least one step
+    return Decoded(captions, log_probs, attn_weights)
+
+
+def next_scores(
+    captioner: Captioner, words: Tensor, state: State, image: Tensor, allow_unk: bool
+) -> tuple[Tensor, State, Tensor | None]:
+    """The scores (n, V) of the words that may come next, the next state, attn_weights."""
+    scores, state, weights = captioner.step(words, state, image)
+    return allowed(scores, allow_unk), state, weights
+
+
+def allowed(scores: Tensor, allow_unk: bool = False) -> Tensor:
+    """Scores (..., V), with -inf for words that are not allowed in a caption; 16-bit ones become float32."""
+    scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
+    scores[..., [NULL, START] if allow_unk else [NULL, START, UNK]] = -torch.inf
+    return scores
+
+
+def _rows(tensors: State, rows: Tensor) -> State:
+    return tuple(tensor[rows] for tensor in tensors)

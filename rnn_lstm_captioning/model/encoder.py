@@ -1,0 +1,158 @@
+"""A torchvision CNN as a spatial feature extractor."""
+
+import re
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
+
+from ..errors import InputError
+from ..storage import load
+
+# the layers after the last spatial features in torchvision's classification networks
+HEAD = {"avgpool", "classifier", "fc", "head", "heads"}
+
+
+class ImageEncoder(nn.Module):
+    """The convolutional part of a torchvision classification network.
+
+    Args:
+        pretrained: take torchvision's ImageNet weights (downloaded once, by torchvision).
+        verbose: show the download's progress.
+        name: a torchvision classification network, such as "regnet_x_400mf" or "mobilenet_v2".
+        weights_file: a state dict of that network with its 1,000-class head; wins over pretrained.
+        frozen: never train it: no gradients, and BatchNorm keeps its running statistics always.
+        image_size: the side in pixels to which images are resized; None: they are not resized.
+    Attributes: out_channels, the C of its features; name; frozen; image_size; random_weights.
+    Raises: InputError if the network has no spatial features, or its weights can't be loaded.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        pretrained: bool = True,
+        verbose: bool = False,
+        *,
+        name: str = "regnet_x_400mf",
+        weights_file: str | Path | None = None,
+        frozen: bool = True,
+        image_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.frozen, self.image_size = name, frozen, image_size
+        self.random_weights = weights_file is None and not pretrained
+        network = _make_network(name)
+        if weights_file is not None:
+            _load_weights(network, name, _read_state_dict(weights_file), weights_file)
+        elif pretrained:
+            _load_weights(network, name, _download_state_dict(name, verbose), "torchvision's file")
+        layers = dict(network.named_children())
+        head = next((i for i, layer in enumerate(layers) if layer in HEAD), None)
+        self.cnn = nn.Sequential(*list(layers.values())[:head]).to(memory_format=torch.channels_last)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+        self.cnn.eval().requires_grad_(not frozen)
+        try:
+            side = min(image_size or 64, 64)
+            with torch.no_grad():
+                _, out_channels, _, _ = self.cnn(torch.zeros(1, 3, side, side)).shape
+            self.out_channels: int = out_channels
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+            raise InputError(
+                f"--encoder {name} has no spatial features that this project can use; "
+                "use a plain convolutional network such as regnet_x_400mf, resnet50 or mobilenet_v2"
+            ) from error
+        self.train(not frozen)
+
+    def train(self, mode: bool = True) -> "ImageEncoder":
+        super().train(mode)
+        if self.frozen:
+            self.cnn.eval()  # otherwise the statistics of its BatchNorm would drift
+        return self
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor) -> None:
+        """Set the BatchNorm statistics of a network with random weights, which has none yet, from images.
+
+        Without it the features of a deep residual network overflow.
+        """
+        norms = [module for module in self.cnn.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0  # take the statistics of this batch as they are
+            norm.train()
+        self(images)
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+        self.train(self.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images (N, 3, height, width), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images has shape {tuple(images.shape)}, wanted (N, 3, height, width)")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise TypeError(f"images has dtype {images.dtype}, wanted uint8, or floats in [0, 1]")
+        if images.dtype != torch.uint8 and (images.amin() < 0 or images.amax() > 1):
+            raise ValueError(
+                "images are floats outside [0, 1]: divide by 255, and don't normalise; the encoder does that"
+            )
+        if self.image_size and images.shape[2:] != (self.image_size, self.image_size):
+            images = resize(images, [self.image_size, self.image_size], antialias=True)
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            features = self.cnn(images)
+        if features.dim() != 4:
+            raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w)")
+        return features
+
+
+def _make_network(name):
+    if name not in torchvision.models.list_models(module=torchvision.models):  # without detection, segmentation, video
+        raise InputError(
+            f"--encoder {name} is not a classification network of torchvision; try regnet_x_400mf or mobilenet_v2"
+        )
+    return torchvision.models.get_model(name, weights=None)
+
+
+def _download_state_dict(name, progress):
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        return weights.get_state_dict(progress=progress, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"the ImageNet weights of {name} could not be downloaded ({error}); "
+            "use --encoder-weights FILE with a state dict that you have, or --encoder-weights none for random weights"
+        ) from error
+
+
+def _read_state_dict(path):
+    try:
+        return load(path)
+    except FileNotFoundError as error:
+        raise InputError(f"--encoder-weights {path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"--encoder-weights {path} is not a file of weights: {error}") from error
+
+
+def _load_weights(network, name, state, source):
+    wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"{source} is not a state dict (a dict of tensors), which --encoder-weights wants")
+    # the published DenseNet files write norm.1 for what the network calls norm1; old files have no counters
+    state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])", r"\1\2", key): v for key, v in state.items()}
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    differing = sorted(wanted.keys() ^ state.keys()) or sorted(
+        key for key in wanted if wanted[key].shape != state[key].shape
+    )
+    if differing:
+        raise InputError(
+            f"{source} does not fit --encoder {name}: {len(differing)} of its tensors differ, "
+            f"the first is {differing[0]}"
+        )
+    network.load_state_dict(state, strict=False)  # only the counters are missing, as checked above

@@ -1,0 +1,83 @@
+"""Pairs of captions and images, and the batches that they are divided into."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..data.images import random_crops
+from ..data.vocabulary import NULL
+
+
+@dataclass
+class Batch:
+    """n captions with the features of their images, or with the images, if the encoder is in the loop."""
+
+    captions: Tensor  # int64 (n, L), cut after the longest one
+    image_index: Tensor  # int64 (n,), on the CPU: which image of the split each caption describes
+    features: Tensor | None = None  # (n, C, grid_h, grid_w), one for each caption
+    images: Tensor | None = None  # (m, 3, S, S), each image once
+    image_of_caption: Tensor | None = None  # int64 (n,), the position in images of each caption's image
+
+
+@dataclass
+class Pairs:
+    """The captions of a split, with the cached features of its images, or with the images themselves if the encoder
+    is in the loop."""
+
+    captions: Tensor  # int64 (R, L)
+    image_index: Tensor  # int64 (R,)
+    features: Tensor | None = None  # float16 (M, C, grid_h, grid_w)
+    images: Tensor | None = None  # uint8 (M, 3, S, S)
+    crop_size: int | None = None  # augmentation: a random crop of each image, with so many pixels
+    together: bool = False  # captions of one image come in one batch
+    references: Sequence[list[str]] | None = None  # of each image, to score captions against
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @property
+    def num_words(self) -> int:
+        """How many words are predicted: all except ``<START>`` and the padding."""
+        return int((self.captions[:, 1:] != NULL).sum())
+
+    def subset(self, size: int) -> "Pairs":
+        """At most ``size`` of the pairs, evenly spaced, without augmentation."""
+        rows = torch.linspace(0, len(self) - 1, min(len(self), size)).long()
+        return replace(self, captions=self.captions[rows], image_index=self.image_index[rows], crop_size=None)
+
+    def row_batches(
+        self, batch_size: int, batching: str = "padded", generator: torch.Generator | None = None
+    ) -> Sequence[Tensor]:
+        """All captions once, in random order, as row indices of batches.
+
+        "padded" batches hold captions of any length. "length" batches hold captions of one length, so nothing is
+        padded; their order is random too, so each length comes as often as it occurs. With ``together``, captions of
+        one image stay together: an encoder in the loop then processes an image once per epoch, not once per caption.
+        """
+        if self.together:
+            num_images = int(self.image_index.max()) + 1
+            order = torch.randperm(num_images, generator=generator)[self.image_index].argsort(stable=True)
+        else:
+            order = torch.randperm(len(self), generator=generator)
+        if batching == "padded":
+            return order.split(batch_size)
+        lengths = (self.captions[order] != NULL).sum(1)
+        batches = [rows for length in lengths.unique() for rows in order[lengths == length].split(batch_size)]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+
+    def batch(self, rows: Tensor, device: str | torch.device) -> Batch:
+        """The captions of some rows with their features or images, on a device."""
+        captions = self.captions[rows]
+        captions = captions[:, : int((captions != NULL).sum(1).amax())]  # no step for padding alone
+        batch = Batch(captions.to(device), self.image_index[rows])
+        if self.features is not None:
+            batch.features = self.features[batch.image_index].to(device)
+            return batch
+        assert self.images is not None, "pairs need features or images"
+        unique, image_of_caption = batch.image_index.unique(return_inverse=True)
+        images = self.images[unique].to(device)
+        batch.images = random_crops(images, self.crop_size) if self.crop_size else images
+        batch.image_of_caption = image_of_caption.to(device)
+        return batch

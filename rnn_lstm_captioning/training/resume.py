@@ -1,0 +1,54 @@
+"""Continuing the run of a checkpoint (--resume), or beginning another run with its weights (--init)."""
+
+from pathlib import Path
+
+from ..errors import InputError
+from ..model.checkpoint import Checkpoint
+from . import distributed
+from .run_folder import RunFolder
+from .trainer import Trainer
+
+# settings that may change when a run is resumed; the encoder's weights are those in the checkpoint
+FREE_TO_CHANGE = {"epochs", "precision", "quiet", "save_every", "patience", "data", "dry_run", "encoder_weights"}
+FREE_TO_CHANGE |= {"own_cell"}
+
+
+def check_settings(checkpoint: Checkpoint, path: Path, settings: dict, stored_size: int) -> None:
+    """Raise InputError if a resumed run would not continue as it began.
+
+    Args: settings of the new run, the captioner's included; stored_size, of the data's images.
+    """
+    if checkpoint.stored_size != stored_size:
+        raise InputError(
+            f"{path} was trained on images of {checkpoint.stored_size} pixels, these have {stored_size} pixels"
+        )
+    for name, value in settings.items():
+        before = checkpoint.settings.get(name, value)
+        if name not in FREE_TO_CHANGE and before != value:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(
+                f"{path} was trained with {flag} {before}, not {value}; leave it as it was to resume, "
+                f"or begin another run from it: --init {path}"
+            )
+
+
+def resume(trainer: Trainer, checkpoint: Checkpoint, path: Path, folder: RunFolder) -> bool:
+    """Bring a trainer to the state of a checkpoint.
+
+    Returns: whether the run will be the same bit for bit; with another number of processes it will not.
+    Raises: InputError if the checkpoint is damaged, or its run is finished.
+    """
+    if checkpoint.training is None:
+        raise InputError(f"{path} holds no training state; resume from the file that ends in _last.pt")
+    try:
+        same = trainer.load_state_dict(checkpoint.training)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: its training state doesn't fit its weights ({error})") from error
+    folder.saved = path == folder.last
+    if not distributed.from_rank_0(lambda: path.parent == folder.folder and folder.best.exists()):
+        trainer.best = None  # the best checkpoint is in another folder: the next epoch is the best one here
+        if trainer.step >= trainer.total_steps and trainer.is_evaluated():
+            raise InputError(f"the run of {path} is finished; to continue it, give more --epochs")
+    if trainer.history and distributed.rank() == 0:
+        folder.write_history(trainer.history)
+    return same

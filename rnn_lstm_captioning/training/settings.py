@@ -1,0 +1,55 @@
+"""The settings of a training run. Each field has the name of a flag of train_*.py, and is stored in the checkpoint."""
+
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+BATCHINGS = ("padded", "length")
+OPTIMIZERS = ("adamw", "adam")
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is trained on."""
+
+    data: str = "scenes"  # a caption file, or "scenes"
+    num_train: int | None = None  # use the first training captions only
+    augment: bool = False  # random crops and mirroring; the CNN then runs in every step
+    encoder_weights: str = "none"  # "imagenet", "none" or a file
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How it is trained. Raises: InputError for a value that can't be used."""
+
+    epochs: int = 60
+    batch_size: int = 256  # captions, of all processes together
+    batching: str = "padded"  # "length": captions of one length in a batch
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup: float = 0.05  # the part of all steps in which the learning rate rises linearly
+    clip: float = 5.0  # the largest norm of the gradient; 0: no limit
+    weight_decay: float = 1e-2  # of matrices; vectors have none
+    patience: int = 0  # stop so many epochs after the best one; 0: never
+    self_critical: bool = False  # maximise the CIDEr of sampled captions (Rennie et al. 2017)
+    seed: int = 0
+    precision: str = "fp32"  # "bf16": in torch.autocast
+    save_every: int = 0  # steps; 0: save after each epoch only
+    dry_run: bool = False  # at most four batches an epoch
+    quiet: bool = False  # no progress bars
+
+    def __post_init__(self) -> None:
+        choices = {"batching": BATCHINGS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is {getattr(self, name)}, wanted above 0")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup is {self.warmup}, wanted in [0, 1)")
+        if self.self_critical and self.batching == "length":
+            raise InputError("self-critical training compares captions of one image, which --batching length separates")
