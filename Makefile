@@ -1,4 +1,4 @@
-# make train: from nothing to captions of unseen pictures; make test: the test suite
+# make train: from nothing to captions of unseen images; make test: the test suite; make check: style, types, imports
 PYTHON ?= python3
 RUN = .venv/bin/python
 
@@ -9,12 +9,18 @@ train: .venv/installed
 test: .venv/installed
 	$(RUN) -m pytest
 
+check: .venv/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	.venv/bin/lint-imports
+
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install -q -r requirements.txt
 	touch $@
 
 clean:
-	rm -rf cv outputs .pytest_cache .hypothesis .ruff_cache
+	rm -rf cv outputs .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache build
 
-.PHONY: train test clean
+.PHONY: train test check clean

@@ -1,6 +1,6 @@
 """Building a caption file: against bare decoding and resizing of the same pictures, and at COCO's size.
 
-    python benchmarks/build.py --folder FOLDER [--names 118287]        # Linux
+    python -m benchmarks.build --folder FOLDER [--names 118287]        # Linux
 
 Generates 2,000 JPEGs of 640x480 pixels, with 10,000 names (links). Both sides then work on them in turn:
 the bare side opens, decodes and resizes with Pillow in as many threads, and keeps nothing; the build also
@@ -21,8 +21,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
-from coco_size import ROOT, watch_memory
 from PIL import Image
+
+from .coco_size import ROOT, watch_memory
 
 PICTURES, NAMES, SIZE = 2000, 10_000, 112
 
@@ -94,7 +95,6 @@ def main():
         generate(photos)
     links, names = make_links(folder, NAMES), [f"{k:06}.jpg" for k in range(NAMES)]
     write_captions(captions, names)
-    sys.path.insert(0, str(ROOT))
     from rnn_lstm_captioning.commands.build import main as build_here
 
     arguments = f"--images {links} --captions {captions} --out {folder / 'x.pt'} --size {SIZE} --word-threshold 1"

@@ -1,6 +1,6 @@
 """Captioning pictures: what is left of the encoder's own throughput once captions are written, greedily.
 
-    python benchmarks/captioning.py       # --device cuda, --pictures, --seconds, ...
+    python -m benchmarks.captioning       # --device cuda, --pictures, --seconds, ...
 
 RegNetX-400MF, H = 512, V = 3,000, random weights: no caption ends before its 15th word, which is the
 worst case. Encoding alone and captioning run in turn in one process.
@@ -8,21 +8,18 @@ worst case. Encoding alone and captioning run in turn in one process.
 
 import argparse
 import statistics
-import sys
-from pathlib import Path
+from functools import partial
 
 import torch
-from cells import compare, ratio_and_quartiles
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from rnn_lstm_captioning.commands.common import reuse_memory
-from rnn_lstm_captioning.model.decoding import beam_search
-from rnn_lstm_captioning.cells.layers import evaluating
-from rnn_lstm_captioning.training.precision import autocast
-from rnn_lstm_captioning.data.vocabulary import SPECIAL_TOKENS
 
 from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
+from rnn_lstm_captioning.commands.common import reuse_memory
+from rnn_lstm_captioning.data.vocabulary import SPECIAL_TOKENS
+from rnn_lstm_captioning.model.captioner import evaluating
+from rnn_lstm_captioning.model.decoding import Decoding, beam_search
+from rnn_lstm_captioning.training.precision import autocast
+
+from .cells import compare, ratio_and_quartiles
 
 V = 3000
 
@@ -42,19 +39,19 @@ def main():
     words = {word: i for i, word in enumerate(SPECIAL_TOKENS + [f"w{i}" for i in range(V - 4)])}
     machine = f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads"
     print(f"{machine}, {args.pictures} pictures of {args.size} pixels")
-    print("| cell | precision | search | encoder pictures/s | captions/s | share | quartiles |")
+    print("| cell | precision | search | encoder images/s | captions/s | share | quartiles |")
     print("|" + "---|" * 7)
     for cell in ("rnn", "lstm", "attn"):
         model = CaptioningRNN(words, cell_type=cell, image_encoder=encoder).to(args.device)
         for precision in ("fp32", "bf16"):
-            context = autocast(args.device, precision)
+            context = partial(autocast, args.device, precision)
             for beam in (1, 5):
 
                 def caption(encode_only):
                     with evaluating(model), context():  # noqa: B023, called before the next turn
                         features = model.encode(images)  # noqa: B023
                         if not encode_only:
-                            beam_search(model, features, beam=beam)  # noqa: B023
+                            beam_search(model, features, Decoding(beam=beam))  # noqa: B023
 
                 a, b = compare(lambda: caption(True), lambda: caption(False), args.seconds, synchronize)  # noqa: B023
                 middle, low, high = ratio_and_quartiles(a, b)

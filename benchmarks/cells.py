@@ -1,8 +1,8 @@
 """The cells against PyTorch's: a training step (forward and backward) and inference.
 
-    python benchmarks/cells.py            # add --device cuda, --threads 1, --seconds 1, ...
+    python -m benchmarks.cells            # add --device cuda, --threads 1, --seconds 1, ...
 
-RNN and LSTM run against nn.RNN and nn.LSTM, the attention LSTM against "textbook": a loop in which
+RNN, LSTM and GRU run against nn.RNN, nn.LSTM and nn.GRU, the attention LSTM against "textbook": a loop in which
 every step does its own input projection and attention, differentiated by autograd, as course code
 does it. Both sides run in one process, in turn (A B A B ...); a row gives the median of each, and
 the median and the quartiles of their ratio. Below 1 ours is faster.
@@ -11,18 +11,15 @@ the median and the quartiles of their ratio. Below 1 ours is faster.
 import argparse
 import platform
 import statistics
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from rnn_lstm_captioning import GRU, LSTM, RNN, AttentionLSTM
 from rnn_lstm_captioning.training.precision import autocast
-
-from rnn_lstm_captioning import LSTM, RNN, AttentionLSTM
 
 SIZES = [(256, 16, 256, 512), (64, 16, 256, 512), (32, 16, 128, 128), (1, 16, 256, 512)]
 GRID = 4
@@ -54,24 +51,25 @@ def pairs(N, T, D, H, device):
     h0 = torch.randn(N, H, device=device, requires_grad=True)
     A = torch.randn(N, H, GRID, GRID, device=device, requires_grad=True)
     c0 = torch.zeros(1, N, H, device=device)
-    rnn, lstm = nn.RNN(D, H, batch_first=True).to(device), nn.LSTM(D, H, batch_first=True).to(device)
-    ours = {cell: cell(D, H).to(device) for cell in (RNN, LSTM, AttentionLSTM)}
+    rnn, lstm, gru = (layer(D, H, batch_first=True).to(device) for layer in (nn.RNN, nn.LSTM, nn.GRU))
+    ours = {cell: cell(D, H).to(device) for cell in (RNN, LSTM, GRU, AttentionLSTM)}
     textbook = TextbookAttentionLSTM(D, H).to(device)
     return {
         "RNN": (lambda: ours[RNN](x, h0), lambda: rnn(x, h0[None])[0]),
         "LSTM": (lambda: ours[LSTM](x, h0), lambda: lstm(x, (h0[None], c0))[0]),
+        "GRU": (lambda: ours[GRU](x, h0), lambda: gru(x, h0[None])[0]),
         "attention": (lambda: ours[AttentionLSTM](x, A), lambda: textbook(x, A)),
     }
 
 
-def train_step(forward, dh, autocast):
-    with autocast():
+def train_step(forward, dh, context):
+    with context():
         h = forward()
     h.backward(dh.to(h.dtype))
 
 
-def infer(forward, dh, autocast):
-    with torch.no_grad(), autocast():
+def infer(forward, dh, context):
+    with torch.no_grad(), context():
         forward()
 
 
@@ -114,7 +112,7 @@ def main():
     print(f"torch {torch.__version__}, {platform.machine()}, {args.device}, {args.threads} threads")
     print("| cell | what | precision | N, T, D, H | ours ms | theirs ms | ratio | quartiles |\n|" + "---|" * 8)
     for precision in ("fp32", "bf16"):
-        context = autocast(args.device, precision)
+        context = partial(autocast, args.device, precision)
         for size in SIZES:
             torch.manual_seed(0)
             dh = torch.randn(size[0], size[1], size[3], device=args.device)

@@ -1,6 +1,6 @@
 """Does data of COCO's size train in bounded memory? Generates a file of it and starts a training run.
 
-    python benchmarks/coco_size.py --folder FOLDER       # needs 7 GB of disk, Linux
+    python -m benchmarks.coco_size --folder FOLDER       # needs 7 GB of disk, Linux
 
 118,287 training pictures of 112 pixels (noise) with 591,753 captions, 5,000 pictures to validate. The
 first run fills the feature cache; the second, from the warm cache, is stopped after some steps. Printed:
@@ -18,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from rnn_lstm_captioning.data.vocabulary import SPECIAL_TOKENS, encode_captions
 

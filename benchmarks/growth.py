@@ -1,6 +1,6 @@
 """How the cost of a training step grows with batch, length, hidden size and vocabulary.
 
-    python benchmarks/growth.py           # writes docs/images/growth.png
+    python -m benchmarks.growth           # writes docs/images/growth.png
 
 One step is the LSTM and the projected loss, forward and backward, in float32. Theory, in floating-point
 operations, forward + backward: 3 * 2 * N T * ((D + H) 4H + H V). In memory: what the step keeps, 4
@@ -17,14 +17,13 @@ import time
 from pathlib import Path
 
 import torch
-from cells import peak_memory
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from matplotlib.figure import Figure
-from rnn_lstm_captioning.cells.layers import CHUNK, ROWS, Affine, projected_softmax_loss
 
 from rnn_lstm_captioning import LSTM
+from rnn_lstm_captioning.cells.layers import Affine
+from rnn_lstm_captioning.cells.losses import CHUNK, ROWS, projected_softmax_loss
+
+from .cells import peak_memory
 
 BASE = {"N": 64, "T": 16, "H": 256, "V": 2000}
 GROWTH = {"N": [16, 64, 256, 1024], "T": [8, 16, 32, 64], "H": [128, 256, 512, 1024], "V": [1000, 4000, 16000, 64000]}
@@ -76,7 +75,13 @@ def main():
         rows = []
         for value in values:
             size = list((BASE | {letter: value}).values())
-            command = [sys.executable, __file__, "--one", *map(str, size)]  # a process of its own: its peak memory
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.growth",
+                "--one",
+                *map(str, size),
+            ]  # a process of its own: its peak memory
             ms, memory = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
             gflop, megabytes = theory(*size)
             rows.append((ms, memory, gflop, megabytes))

@@ -1,6 +1,6 @@
 """Vocabulary projection and loss: ours (unscored rows dropped, in chunks) against the plain form.
 
-    python benchmarks/loss.py
+    python -m benchmarks.loss
 
 V = 10,000, 11 of 16 words scored, forward and backward. Times are taken in turn in one process; the
 peak memory is what a process of its own needs above what it held before.
@@ -11,15 +11,13 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
-from cells import peak_memory
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from rnn_lstm_captioning.cells.losses import projected_softmax_loss
 
-from rnn_lstm_captioning.cells.layers import projected_softmax_loss
+from .cells import peak_memory
 
 N, T, H, V, SCORED = 256, 16, 512, 10_000, 11
 
@@ -58,7 +56,7 @@ def main():
     runs, times, memory = {}, {"ours": [], "plain": []}, {}
     for name in times:
         runs[name] = make(name)
-        command = [sys.executable, __file__, "--memory-of", name]
+        command = [sys.executable, "-m", "benchmarks.loss", "--memory-of", name]
         peaks = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(5)]
         memory[name] = statistics.median(peaks)
     for turn in range(args.rounds + 1):

@@ -1,6 +1,6 @@
 """How fast the web page answers, and its picture in the README.
 
-    python benchmarks/page.py --checkpoint cv/attn_best.pt cv/lstm_best.pt cv/rnn_best.pt --out docs/images/page.png
+    python -m benchmarks.page --checkpoint cv/attn_best.pt cv/lstm_best.pt cv/rnn_best.pt --out docs/images/page.png
 
 Starts the page, opens it in a headless Chromium, gives it the first example, and then a word. Prints the seconds
 from the start of the process to the page, from the click to the captions, and from the click on a word to the picture

@@ -1,6 +1,6 @@
 """How much faster are two processes than one, with one thread each?
 
-    python benchmarks/processes.py --data datasets/flickr8k_112.pt --encoder-weights FILE    # --rounds
+    python -m benchmarks.processes --data datasets/flickr8k_112.pt --encoder-weights FILE    # --rounds
 
 Attention LSTM, hidden size 512, joint batches of 128, frozen MobileNetV2, bf16 and fp32: train_lstm_attention.py under
 torchrun, in turns with one and two processes. Captions per second of the epochs after the first, median over the

@@ -1,7 +1,7 @@
 """How good are the captions? Train every cell with several seeds on Flickr8k, and score greedy and beam search.
 
-    python benchmarks/quality.py --weights FILE --folder runs       # --cells, --sizes, --seeds, --jobs, --flags
-    python benchmarks/quality.py --weights FILE --folder runs --self-critical --sizes 224
+    python -m benchmarks.quality --weights FILE --folder runs       # --cells, --sizes, --seeds, --jobs, --flags
+    python -m benchmarks.quality --weights FILE --folder runs --self-critical --sizes 224
 
 Needs datasets/flickr8k_112.pt and datasets/flickr8k_224.pt (README, "I want to train on my own pictures").
 Every run is train_*.py @recipes/flickr8k.args (the LSTM with --image-input first-token), then test_*.py --metrics;
@@ -23,9 +23,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from matplotlib.figure import Figure
+
 from rnn_lstm_captioning.commands.common import SCRIPTS
 from rnn_lstm_captioning.evaluation.metrics import METRICS
 

@@ -1,6 +1,6 @@
 """Whole training runs: 60 epochs over 10,000 pairs with the attention LSTM, ours against the textbook.
 
-    python benchmarks/training.py         # --device cuda, --batch-size, --rounds
+    python -m benchmarks.training         # --device cuda, --batch-size, --rounds
 
 The textbook runs the CNN forward and backward inside every step, projects the input of every time
 step on its own, keeps all (N, T, V) scores, and computes in float32 and contiguous NCHW. Ours runs
@@ -15,21 +15,20 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+from functools import partial
 
 import torch
 import torchvision
-from cells import TextbookAttentionLSTM, peak_memory
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
+from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
 from rnn_lstm_captioning.commands.common import reuse_memory
+from rnn_lstm_captioning.data.vocabulary import END, NULL, SPECIAL_TOKENS, START
 from rnn_lstm_captioning.training.batches import Pairs
 from rnn_lstm_captioning.training.precision import autocast
-from rnn_lstm_captioning.data.vocabulary import END, NULL, SPECIAL_TOKENS, START
+from rnn_lstm_captioning.training.trainer import caption_loss
 
-from rnn_lstm_captioning import CaptioningRNN, ImageEncoder
+from .cells import TextbookAttentionLSTM, peak_memory
 
 PAIRS, EPOCHS, T, V, D, H = 10_000, 60, 16, 864, 256, 512
 VARIANTS = [
@@ -84,7 +83,7 @@ def make_variant(name, size, device):
     pairs, batching = make_pairs(SAMPLE * size), "length" if "length" in name else "padded"
     frozen, textbook = name.startswith("frozen"), name.startswith("textbook")
 
-    context = autocast(device, name.split()[-1])
+    context = partial(autocast, device, name.split()[-1])
     if textbook:
         model = Textbook()
     else:
@@ -105,14 +104,14 @@ def make_variant(name, size, device):
         pairs = Pairs(pairs.captions, pairs.image_index, features=encode().half().cpu().repeat(SAMPLE, 1, 1, 1))
 
     def train():
-        batches = pairs.batches(size, batching)
+        batches = pairs.row_batches(size, batching)
         chosen = batches if frozen else batches[:1]
         for rows in chosen:
             with context():
                 if textbook:
                     loss = model(pairs.images[rows].to(device), pairs.captions[rows].to(device))
                 else:
-                    loss = pairs.batch_loss(model, rows, device)
+                    loss = caption_loss(model, pairs.batch(rows, device))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5)
@@ -150,7 +149,7 @@ def main():
         return
     processes = {}
     for name in VARIANTS:
-        command = [sys.executable, __file__, "--serve", name, "--device", args.device]
+        command = [sys.executable, "-m", "benchmarks.training", "--serve", name, "--device", args.device]
         command += ["--batch-size", str(args.batch_size)]
         processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

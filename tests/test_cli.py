@@ -114,6 +114,19 @@ def test_images_are_captioned_without_data(trained, tmp_path, capsys):
         run_test(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path / "broken.jpg")])
 
 
+def test_json_keeps_the_order_of_the_input(trained, tmp_path, capsys):
+    cell, out = trained
+    (tmp_path / "b.png").write_text("no image")
+    for name in ("a", "c"):
+        Image.new("RGB", (30, 20), "blue").save(tmp_path / f"{name}.png")
+    paths = [str(tmp_path / name) for name in ("c.png", "b.png", "a.png", "c.png")]
+    with pytest.raises(RunFailed, match="1 of 4"):
+        run_test(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--json", "--image", *paths])
+    results = json.loads(capsys.readouterr().out)
+    assert [result["image"] for result in results] == paths
+    assert [("caption" in result) for result in results] == [True, False, True, True]
+
+
 def test_json_patterns_and_beams(trained, tmp_path, capsys):
     cell, out = trained
     for name in ("a", "b"):
@@ -310,6 +323,7 @@ def test_captions_of_a_single_image_can_be_trained_on(scenes_file, tmp_path):
         ("--patience -3", "-3 is not 0 or more"),
         ("--seed 100000000000000000000", "is too large"),
         ("--batch-size 0", "0 is not above 0"),
+        ("--warmup 1", "1 is not in [0, 1)"),
         ("--device meta", "device meta can't be used here"),
         ("@{folder}/quote.args", "an @FILE can't be read: No closing quotation"),
         ("@{folder}/latin.args", "an @FILE can't be read: 'utf-8' codec"),
@@ -324,6 +338,13 @@ def test_wrong_flags_are_one_line(flags, message, tmp_path, capsys):
         run_train("rnn", flags.format(folder=tmp_path).split())
     printed = capsys.readouterr().err
     assert exit.value.code == 2 and message in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_length_penalty_is_a_finite_number(value, capsys):
+    with pytest.raises(SystemExit):
+        run_test("rnn", ["--checkpoint", "x.pt", f"--length-penalty={value}"])
+    assert f"{value} is not a finite number" in capsys.readouterr().err
 
 
 def test_out_of_memory_is_one_line(capsys):

@@ -22,13 +22,14 @@ import pytest
 from PIL import Image
 
 from rnn_lstm_captioning import InputError, load_captioner
+from rnn_lstm_captioning.commands import demo
 
 pytest.importorskip("gradio", reason="needs requirements-demo.txt")
 gradio_client = pytest.importorskip("gradio_client")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs `pip install axe-playwright-python`")
 
-from rnn_lstm_captioning import demo  # noqa: E402  (it ends a process that has no Gradio)
+from rnn_lstm_captioning.classroom import page as web  # noqa: E402, it imports Gradio
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
@@ -46,7 +47,8 @@ def site(trained_cells, tmp_path_factory):
     """The address of a running page, and the folder of its temporary files."""
     folder = tmp_path_factory.mktemp("temporary")
     checkpoints = [str(trained_cells / f"{cell}_best.pt") for cell in CELLS]
-    code = f"from rnn_lstm_captioning import demo; demo.KEPT = {KEPT}; demo.run_command(demo.main)"
+    code = f"from rnn_lstm_captioning.classroom import page; page.KEPT = {KEPT}; "
+    code += "from rnn_lstm_captioning.commands import common, demo; common.run_command(demo.main)"
     command = [sys.executable, "-c", code, "--checkpoint", *checkpoints, "--device", "cpu"]
     environment = {**os.environ, "TMPDIR": str(folder)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -97,10 +99,10 @@ def group(page, label, column=0):
 
 
 @in_a_browser
-def test_a_picture_its_captions_and_another_word(page, trained_cells, captioners):
+def test_an_image_its_captions_and_another_word(page, trained_cells, captioners):
     photo = trained_cells / "photo.png"
     give(page, photo)
-    expected = [captioner.caption(photo, beam=5, max_length=demo.MAX_WORDS) for captioner in captioners]
+    expected = [captioner.caption(photo, beam=5, max_length=web.MAX_WORDS) for captioner in captioners]
     assert said(page) == [caption.text for caption in expected]
 
     words = group(page, "Choose a word")
@@ -113,14 +115,14 @@ def test_a_picture_its_captions_and_another_word(page, trained_cells, captioners
         re.fullmatch(r"(\S+) +(?:under )?([\d.]+) %", label).groups()
         for label in others.locator("label").all_inner_texts()
     ]
-    known = dict(captioners[0].next_words(features(captioners[0], photo), expected[0].words, demo.TOP)[place])
+    known = dict(captioners[0].next_words(features(captioners[0], photo), expected[0].words, web.TOP)[place])
     assert [label[0] for label in labels[: len(known)]] == [key if key != "<END>" else "(end)" for key in known]
     assert sum(float(percent) for _, percent in labels) <= 100.5
 
     other = next(key for key in known if key not in (word, "<END>"))
     others.get_by_role("radio", name=other, exact=False).first.check()
     beginning = [*expected[0].words[:place], other]
-    changed = captioners[0].caption(photo, beam=5, max_length=demo.MAX_WORDS, beginning=beginning)
+    changed = captioners[0].caption(photo, beam=5, max_length=web.MAX_WORDS, beginning=beginning)
     page.locator("figcaption b", has_text=changed.text).first.wait_for()
     assert said(page)[1] == expected[1].text  # the other model's caption stays
     assert changed.words[: place + 1] == beginning
@@ -130,7 +132,7 @@ def test_a_picture_its_captions_and_another_word(page, trained_cells, captioners
 
 
 def features(captioner, path):
-    return demo.open_picture(path, [captioner]).features[0]
+    return web.open_file(path, [captioner]).features[0]
 
 
 @in_a_browser
@@ -143,7 +145,7 @@ def test_beam_width_and_temperature_change_the_captions(page, trained_cells, cap
     page.wait_for_timeout(500)  # Gradio sets what has just unfolded once more
     beam.fill("-3")  # taken as 1
     page.keyboard.press("Enter")
-    greedy = captioners[0].caption(trained_cells / "photo.png", max_length=demo.MAX_WORDS)
+    greedy = captioners[0].caption(trained_cells / "photo.png", max_length=web.MAX_WORDS)
     page.locator("figcaption b", has_text=re.compile(f"^{greedy.text}$")).first.wait_for()
     temperature.fill("2")
     page.keyboard.press("Enter")
@@ -178,7 +180,7 @@ def test_the_keyboard_is_enough(page):
 
 
 @in_a_browser
-def test_files_that_are_no_pictures_are_refused_in_a_sentence(page, tmp_path):
+def test_files_that_are_not_images_are_refused_in_a_sentence(page, tmp_path):
     (tmp_path / "<img src=x onerror=alert(1)>.png").write_text("hello")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
@@ -191,9 +193,9 @@ def test_files_that_are_no_pictures_are_refused_in_a_sentence(page, tmp_path):
     (tmp_path / "page.html").write_text("<script>alert(1)</script>")
     page.on("dialog", lambda dialog: pytest.fail("a script ran"))
     for name, message in {
-        "<img src=x onerror=alert(1)>.png": "This file can not be used: it is not a picture of a known kind (JPEG, ",
-        "empty.jpg": "This file can not be used: it is not a picture of a known kind (JPEG, ",
-        "drawing.svg": "This file can not be used: it is not a picture of a known kind (JPEG, ",
+        "<img src=x onerror=alert(1)>.png": "This file can not be used: it is not an image of a known kind (JPEG, ",
+        "empty.jpg": "This file can not be used: it is not an image of a known kind (JPEG, ",
+        "drawing.svg": "This file can not be used: it is not an image of a known kind (JPEG, ",
         "bomb.png": "This file can not be used: it is too large, by far.",
         "large.png": "This file can not be used: it is too large: 12000x12000 pixels.",
         "cut.jpg": "This file can not be used: image file is truncated",
@@ -263,7 +265,7 @@ def test_fifty_visitors_at_once_are_all_answered(site, tmp_path, captioners):
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(visit, paths))
     for path, answer in zip(paths, answers):
-        expected = [captioner.caption(path, beam=3, max_length=demo.MAX_WORDS).text for captioner in captioners]
+        expected = [captioner.caption(path, beam=3, max_length=web.MAX_WORDS).text for captioner in captioners]
         assert answer == [text or "(no words)" for text in expected]
 
 
@@ -300,33 +302,33 @@ def test_an_upload_is_soon_deleted(site, trained_cells):
 
 
 def test_the_word_that_stands_there_is_always_among_the_choices(captioners, trained_cells):
-    photo = demo.open_picture(trained_cells / "photo.png", captioners)
-    told = demo.tell(captioners[0], photo.features[0], beam=1, temperature=0)
+    photo = web.open_file(trained_cells / "photo.png", captioners)
+    told = web.predict(captioners[0], photo.features[0], beam=1, temperature=0)
     rare = captioners[0].model.idx_to_word[-1]
-    told = demo.tell(captioners[0], photo.features[0], beam=1, temperature=0, beginning=[rare])
-    choices, here = demo.alternatives(told, 0)
-    assert here == rare and rare in [word for _, word in choices] and len(choices) in (demo.TOP, demo.TOP + 1)
-    told = demo.tell(captioners[0], photo.features[0], beam=1, temperature=0, beginning=[rare, "<END>"])
-    assert demo.words_to_choose(told) == [(rare, 0), ("(end)", 1)]
-    assert demo.alternatives(told, 1)[1] == "<END>"
-    assert f"<b>{rare}</b>" in demo.draw_figure(photo, told, 1)
+    told = web.predict(captioners[0], photo.features[0], beam=1, temperature=0, beginning=[rare])
+    choices, here = web.alternatives(told, 0)
+    assert here == rare and rare in [word for _, word in choices] and len(choices) in (web.TOP, web.TOP + 1)
+    told = web.predict(captioners[0], photo.features[0], beam=1, temperature=0, beginning=[rare, "<END>"])
+    assert web.words_to_choose(told) == [(rare, 0), ("(end)", 1)]
+    assert web.alternatives(told, 1)[1] == "<END>"
+    assert f"<b>{rare}</b>" in web.draw_figure(photo, told, 1)
 
 
 def test_a_page_left_open_for_long_says_so(captioners):
-    with demo.gr.Blocks():
-        column = demo.Column(0, captioners[0], "title")
-    for choose in (lambda: column.look(None, None, 0), lambda: column.go_on(None, None, 0, "a", 3, 0)):
-        with pytest.raises(demo.gr.Error, match="forgotten this picture"):
+    with web.gr.Blocks():
+        column = web.Column(0, captioners[0], "title")
+    for choose in (lambda: column.look(None, None, 0), lambda: column.continue_caption(None, None, 0, "a", 3, 0)):
+        with pytest.raises(web.gr.Error, match="no longer has this image"):
             choose()
 
 
 def test_wrong_arguments_are_said(trained_cells, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # which it sets
     checkpoint = ["--checkpoint", str(trained_cells / "rnn_best.pt")]
-    with pytest.raises(InputError, match="there are no pictures that can be read in"):
+    with pytest.raises(InputError, match="there are no images that can be read in"):
         demo.main([*checkpoint, "--examples", str(tmp_path)])
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(InputError, match="there are no pictures that can be read in"):
+    with pytest.raises(InputError, match="there are no images that can be read in"):
         demo.main([*checkpoint, "--examples", str(tmp_path)])
     assert "text.png: cannot identify image file" in capsys.readouterr().err
     with pytest.raises(InputError, match="missing.pt"):
@@ -343,7 +345,12 @@ def test_wrong_arguments_are_said(trained_cells, tmp_path, monkeypatch, capsys):
 
 
 def test_without_gradio_it_says_what_to_install():
-    code = "import sys; sys.modules['gradio'] = None; import rnn_lstm_captioning.demo"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    code = "import sys; sys.modules['gradio'] = None; from rnn_lstm_captioning.commands import common, demo; "
+    code += "common.run_command(demo.main)"
+    command = [sys.executable, "-c", code, "--checkpoint", "x.pt"]
+    process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 2 and "pip install -r requirements-demo.txt" in process.stderr
     assert "Traceback" not in process.stderr
+    code = "import sys; sys.modules['gradio'] = None; import rnn_lstm_captioning.classroom.page"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 1 and "ModuleNotFoundError: the page needs Gradio" in process.stderr

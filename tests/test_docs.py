@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from rnn_lstm_captioning.cli_test import get_test_parser
-from rnn_lstm_captioning.cli_train import get_train_parser
 
 from rnn_lstm_captioning import load_captioner
+from rnn_lstm_captioning.__main__ import COMMANDS
 from rnn_lstm_captioning.commands.common import SCRIPTS
 
 ROOT = Path(__file__).parents[1]
@@ -26,11 +25,11 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "benchmarks/README.md",
 ]
-TAG = r"\((?:RNN|LSTM|ATT|EMB|AFF|LOSS)-\d+\)"
+TAG = r"\([A-Z]+-\d+\)"
 
 
 def test_every_tag_stands_once_in_the_code_and_once_in_the_pages():
-    sources = [*(ROOT / "rnn_lstm_captioning/cells").glob("*.py"), ROOT / "rnn_lstm_captioning/layers.py"]
+    sources = (ROOT / "rnn_lstm_captioning/cells").glob("*.py")
     code = Counter(tag for path in sources for tag in re.findall(TAG, path.read_text()))
     pages = Counter(tag for path in PAGES for tag in re.findall(TAG, path.read_text()))
     assert len(code) > 50 and set(code.values()) == {1}
@@ -46,7 +45,10 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_that_are_named_are_there(page):
-    for name in re.findall(r"`((?:docs|tests|benchmarks|recipes|cells)/[\w/]+\.\w+)`", page.read_text()):
+    for name in re.findall(
+        r"`((?:docs|tests|benchmarks|recipes|cells|data|model|evaluation|training|classroom|commands)/[\w/]+\.\w+)`",
+        page.read_text(),
+    ):
         assert any((ROOT / folder / name).exists() for folder in (".", "rnn_lstm_captioning")), name
 
 
@@ -56,8 +58,11 @@ def commands(page):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             for place, word in enumerate(words):
-                if word.startswith(("train_", "test_", "rnn_lstm_captioning.")):
-                    yield word, [word for word in words[place + 1 :] if word not in ("...", "FLAGS")]
+                rest = [word for word in words[place + 1 :] if word not in ("...", "FLAGS")]
+                if word.startswith(("train_", "test_")):
+                    yield word, rest
+                elif word in ("rnn_lstm_captioning", "rnn-lstm-captioning") and "install" not in words:
+                    yield f"{rest[0]}", rest[1:]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -65,21 +70,16 @@ def test_commands_have_flags_that_exist(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     cells = {name: cell for cell, name in SCRIPTS.items()}
     for command, arguments in commands(page):
-        if command.startswith("rnn_lstm_captioning."):
-            if command.endswith("demo") and importlib.util.find_spec("gradio") is None:
-                continue
-            parser = importlib.import_module(command).get_args_parser()
-        else:
-            kind, _, name = command.removesuffix(".py").partition("_")
-            parser = (get_train_parser if kind == "train" else get_test_parser)(cells[name])
+        kind, _, name = command.removesuffix(".py").partition("_")
+        module = importlib.import_module(f"rnn_lstm_captioning.commands.{COMMANDS[kind][0]}")
+        parser = module.get_args_parser(cells[name]) if name else module.get_args_parser()
         if "--help" not in arguments:
             parser.parse_args(arguments)
 
 
 def test_the_readme_shows_every_command():
     shown = {command.removesuffix(".py") for command, _ in commands(ROOT / "README.md")}
-    modules = {f"rnn_lstm_captioning.{name}" for name in ("check", "inspect", "demo", "data.build")}
-    assert modules | {f"{kind}_lstm_attention" for kind in ("train", "test")} <= shown
+    assert {*COMMANDS} - {"test"} | {f"{kind}_lstm_attention" for kind in ("train", "test")} <= shown
 
 
 def test_the_readme_s_python_runs(trained_cells, tmp_path, monkeypatch, capsys):

@@ -56,6 +56,16 @@ def test_bad_images_are_refused():
         encoder(torch.zeros(1, 3, 64, 64, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "fasterrcnn_resnet50_fpn", "raft_small", "r3d_18"])
+def test_networks_for_other_tasks_are_refused_without_a_download(name, monkeypatch):
+    def no_download(*_, **__):
+        raise AssertionError("it must not fetch weights")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_download)
+    with pytest.raises(InputError, match=f"--encoder {name} is not a classification network of torchvision"):
+        ImageEncoder(name=name)
+
+
 def test_bad_networks_and_weights_are_refused(tmp_path):
     with pytest.raises(InputError, match="--encoder nonsense is not a classification network of torchvision"):
         ImageEncoder(False, name="nonsense")

@@ -94,6 +94,11 @@ def test_reference_rows():
     assert diversity(["a b", "a b", "c"]) == {"distinct": 2 / 3, "words_used": 3}
 
 
+def test_references_without_a_word_are_no_baseline():
+    captions, others = human_against_others([["...", "a dog", "two dogs"], [" ", "a cat"], ["?"]])
+    assert captions == ["a dog"] and others == [["two dogs"]]
+
+
 def test_the_reward_is_cider_with_the_end_as_a_word_and_the_frequencies_of_the_whole_set():
     truth = {
         0: ["a dog runs <END>", "a brown dog is running <END>", "the dog <END>"],
