@@ -1,4 +1,4 @@
-# make train: from nothing to captions of unseen images; make test: the test suite; make check: style, types, imports
+# make train: train a captioner, then caption unseen images; make test: run the tests; make check: style, types, imports
 PYTHON ?= python3
 RUN = .venv/bin/python
 

@@ -1,4 +1,4 @@
-"""Train the LSTM with attention captioner: python train_lstm_attention.py --help"""
+"""Train the LSTM captioner with attention: python train_lstm_attention.py --help"""
 
 from rnn_lstm_captioning.commands.common import run_command
 from rnn_lstm_captioning.commands.train import main

@@ -1,4 +1,4 @@
-"""For a learner's notebook: helpers with the names that the courses use. All of them are defined in the package."""
+"""Helpers for a learner's notebook, with the names that the courses use. All except reset_seed are in the package."""
 
 import random
 

@@ -1,9 +1,9 @@
-"""Does the model look at the picture? Train each cell on features, and on zeros in their place.
+"""How much does the model learn from the image? Train each cell on features, and again on zeros in their place.
 
     python -m benchmarks.blind --data FILE --encoder mobilenet_v2 --encoder-weights FILE --epochs 4
 
-Takes the flags of train_*.py. What the pictures are worth is the difference of the validation
-losses, in nats per word: the language model in the cell is the same in both runs.
+Takes the flags of train_*.py. The difference of the two validation losses, in nats per word, is what the model learns
+from the image: everything else is the same in both runs.
 """
 
 import time
@@ -36,7 +36,7 @@ def main():
             seconds = (time.monotonic() - start) / args.epochs
             best[sight] = min(row["val_loss_per_word"] for row in trainer.history)
             print(f"{cell}, {sight}: {best[sight]:.3f} nats per word, {seconds:.0f} s per epoch", flush=True)
-        print(f"{cell}: the images are worth {best['zeros'] - best['images']:.3f} nats per word", flush=True)
+        print(f"{cell}: the images lower the loss by {best['zeros'] - best['images']:.3f} nats per word", flush=True)
 
 
 if __name__ == "__main__":

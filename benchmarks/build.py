@@ -1,11 +1,11 @@
-"""Building a caption file: against bare decoding and resizing of the same pictures, and at COCO's size.
+"""Building a caption file, compared with only decoding and resizing the same images; and at COCO's size.
 
     python -m benchmarks.build --folder FOLDER [--names 118287]        # Linux
 
-Generates 2,000 JPEGs of 640x480 pixels, with 10,000 names (links). Both sides then work on them in turn:
-the bare side opens, decodes and resizes with Pillow in as many threads, and keeps nothing; the build also
-reads captions, makes the vocabulary and writes the file. With --names N, the pictures under N names and
-five captions for each are built once more, and the peak anonymous memory of that process is printed.
+Generates 2,000 JPEGs of 640x480 pixels with 10,000 names (links). Both sides then process them, interleaved. The bare
+side opens, decodes and resizes with Pillow in as many threads, and keeps nothing. The build also reads the captions,
+makes the vocabulary and writes the file. --names N then builds a file from N names, with five captions for each, and
+prints the peak anonymous memory of that process.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from PIL import Image
 
 from .coco_size import ROOT, watch_memory
 
-PICTURES, NAMES, SIZE = 2000, 10_000, 112
+IMAGES, NAMES, SIZE = 2000, 10_000, 112
 
 
 def generate(folder):
-    """Smooth noise: JPEG files of about the size of a photograph's."""
+    """Write smooth noise as JPEG files, each about as large as the file of a photograph."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    for k in range(PICTURES):
+    for k in range(IMAGES):
         coarse = Image.fromarray(random.integers(0, 256, (60, 80, 3), dtype=np.uint8))
         fine = Image.fromarray(random.integers(0, 256, (480, 640, 3), dtype=np.uint8))
         Image.blend(coarse.resize((640, 480), Image.Resampling.BICUBIC), fine, 0.1).save(
@@ -41,16 +41,16 @@ def generate(folder):
 
 
 def make_links(folder, count):
-    """``count`` names for the pictures: the folder of links."""
+    """Make links until the images have ``count`` names. Returns: the folder of the links."""
     links = folder / "links"
     links.mkdir(exist_ok=True)
     for k in range(len(os.listdir(links)), count):
-        (links / f"{k:06}.jpg").symlink_to(folder / "photos" / f"{k % PICTURES}.jpg")
+        (links / f"{k:06}.jpg").symlink_to(folder / "photos" / f"{k % IMAGES}.jpg")
     return links
 
 
 def write_captions(path, names):
-    """A captions file of COCO's kind, with all that COCO writes into it."""
+    """Write a captions file in COCO's format, with all fields that COCO's own files have."""
     address = "http://images.cocodataset.org/train2017"
     images = [
         {"license": 3, "file_name": name, "coco_url": f"{address}/{name}", "height": 480, "width": 640, "id": k}
@@ -77,7 +77,7 @@ def bare(folder, names):
 
 
 def build(folder, captions, out):
-    """Start a build in a process of its own."""
+    """Start a build in a process of its own. Returns: the process."""
     command = [sys.executable, "-m", "rnn_lstm_captioning", "build", "--images", folder, "--captions", captions]
     command += ["--out", out, "--size", str(SIZE), "--word-threshold", "1"]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -107,7 +107,7 @@ def main():
             if turn:
                 times[side].append(time.perf_counter() - start)
     rates = [NAMES / statistics.median(side) for side in times]
-    print(f"bare {rates[0]:.0f} pictures/s, build {rates[1]:.0f} pictures/s: {rates[1] / rates[0]:.0%}")
+    print(f"bare {rates[0]:.0f} images/s, build {rates[1]:.0f} images/s: {rates[1] / rates[0]:.0%}")
     if args.names:
         make_links(folder, args.names)
         write_captions(captions, [f"{k:06}.jpg" for k in range(args.names)])
@@ -116,7 +116,7 @@ def main():
         peak = watch_memory(process)
         size = (folder / "big.pt").stat().st_size / 1e9
         print(
-            f"{args.names} pictures, {5 * args.names} captions: {time.perf_counter() - start:.0f} s, {size:.1f} GB, "
+            f"{args.names} images, {5 * args.names} captions: {time.perf_counter() - start:.0f} s, {size:.1f} GB, "
             f"peak anonymous memory {peak:.2f} GB"
         )
 

@@ -1,11 +1,11 @@
-"""The cells against PyTorch's: a training step (forward and backward) and inference.
+"""The cells, compared with PyTorch's: a training step (forward and backward) and inference.
 
     python -m benchmarks.cells            # add --device cuda, --threads 1, --seconds 1, ...
 
-RNN, LSTM and GRU run against nn.RNN, nn.LSTM and nn.GRU, the attention LSTM against "textbook": a loop in which
-every step does its own input projection and attention, differentiated by autograd, as course code
-does it. Both sides run in one process, in turn (A B A B ...); a row gives the median of each, and
-the median and the quartiles of their ratio. Below 1 ours is faster.
+RNN, LSTM and GRU are compared with nn.RNN, nn.LSTM and nn.GRU. The attention LSTM is compared with "textbook", a loop
+as in course code: every step computes its own input projection and attention, and autograd computes the gradients.
+Both sides run in one process, interleaved (A B A B ...). A row gives the median of each side, and the median and the
+quartiles of their ratio. Below 1, ours is faster.
 """
 
 import argparse
@@ -26,7 +26,7 @@ GRID = 4
 
 
 class TextbookAttentionLSTM(AttentionLSTM):
-    """The same weights in a plain loop, with autograd's backward."""
+    """The same weights in a plain loop; autograd computes the backward pass."""
 
     def forward(self, x, A):
         N, H = A.shape[:2]
@@ -46,7 +46,7 @@ class TextbookAttentionLSTM(AttentionLSTM):
 
 
 def pairs(N, T, D, H, device):
-    """name -> (our function, their function, leaves), where both functions return h (N, T, H)."""
+    """Returns: a dict, name -> (our function, their function). Both functions return h (N, T, H)."""
     x = torch.randn(N, T, D, device=device, requires_grad=True)
     h0 = torch.randn(N, H, device=device, requires_grad=True)
     A = torch.randn(N, H, GRID, GRID, device=device, requires_grad=True)
@@ -74,7 +74,7 @@ def infer(forward, dh, context):
 
 
 def compare(ours, theirs, seconds, synchronize):
-    """Run both in turn for some seconds; returns the two lists of times."""
+    """Run both for some seconds, interleaved. Returns: the times of each, two lists."""
     times = ([], [])
     for _ in range(3):
         ours(), theirs()
@@ -90,13 +90,13 @@ def compare(ours, theirs, seconds, synchronize):
 
 
 def ratio_and_quartiles(a, b):
-    """Of two lists of times taken in turn: the median of a / b, and its lower and upper quartile."""
+    """The median of a / b, and its lower and upper quartile. Args: a, b, lists of times, measured interleaved."""
     low, middle, high = statistics.quantiles([x / y for x, y in zip(a, b)], n=4)
     return middle, low, high
 
 
 def peak_memory():
-    """The peak memory of this process in MB (Linux; getrusage would count the parent's too)."""
+    """The peak memory of this process in MB (Linux only; getrusage would include the parent process)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
@@ -105,21 +105,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=3, help="per row")
+    parser.add_argument("--seconds", type=float, default=3, help="time for each row (%(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     print(f"torch {torch.__version__}, {platform.machine()}, {args.device}, {args.threads} threads")
-    print("| cell | what | precision | N, T, D, H | ours ms | theirs ms | ratio | quartiles |\n|" + "---|" * 8)
+    print("| cell | task | precision | N, T, D, H | ours (ms) | theirs (ms) | ratio | quartiles |\n|" + "---|" * 8)
     for precision in ("fp32", "bf16"):
         context = partial(autocast, args.device, precision)
         for size in SIZES:
             torch.manual_seed(0)
             dh = torch.randn(size[0], size[1], size[3], device=args.device)
             for name, (ours, theirs) in pairs(*size, args.device).items():
-                for what, step in (("train", train_step), ("infer", infer)):
+                for task, step in (("train", train_step), ("infer", infer)):
                     a, b = compare(
-                        lambda: step(ours, dh, context),  # noqa: B023, called before the next turn
+                        lambda: step(ours, dh, context),  # noqa: B023, called before the next iteration
                         lambda: step(theirs, dh, context),  # noqa: B023
                         args.seconds,
                         synchronize,
@@ -127,7 +127,7 @@ def main():
                     middle, low, high = ratio_and_quartiles(a, b)
                     ms = [f"{1e3 * statistics.median(t):.2f}" for t in (a, b)]
                     print(
-                        f"| {name} | {what} | {precision} | {', '.join(map(str, size))} "
+                        f"| {name} | {task} | {precision} | {', '.join(map(str, size))} "
                         f"| {ms[0]} | {ms[1]} | {middle:.2f} | {low:.2f}-{high:.2f} |",
                         flush=True,
                     )

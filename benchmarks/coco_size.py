@@ -1,10 +1,10 @@
-"""Does data of COCO's size train in bounded memory? Generates a file of it and starts a training run.
+"""How much memory does training on data of COCO's size need? Generates such a file and starts training runs.
 
     python -m benchmarks.coco_size --folder FOLDER       # needs 7 GB of disk, Linux
 
-118,287 training pictures of 112 pixels (noise) with 591,753 captions, 5,000 pictures to validate. The
-first run fills the feature cache; the second, from the warm cache, is stopped after some steps. Printed:
-seconds from the start of the process to the end of its first step, and its peak anonymous memory.
+The file has 118,287 training images of 112 pixels (noise) with 591,753 captions, and 5,000 validation images. The first
+run fills the feature cache, the others use it. Every run is stopped after some steps. Prints the seconds from the start
+of the process to the end of its first step, and the peak anonymous memory of the process.
 """
 
 import argparse
@@ -27,15 +27,15 @@ ROOT = Path(__file__).parents[1]
 
 
 def generate(path):
-    """Write the caption file; its pictures never stand in memory as a whole."""
+    """Write the caption file. Its images are never in memory all at once."""
     random = np.random.default_rng(0)
     words = SPECIAL_TOKENS + [f"w{i}" for i in range(V - 4)]
     token_to_idx = {word: i for i, word in enumerate(words)}
     data = {"vocab": {"idx_to_token": words, "token_to_idx": token_to_idx}}
-    for split, (pictures, captions) in SPLITS.items():
+    for split, (num_images, captions) in SPLITS.items():
         raw = path.with_suffix(f".{split}.raw")
-        images = np.memmap(raw, dtype=np.uint8, mode="w+", shape=(pictures, 3, 112, 112))
-        for start in range(0, pictures, 1000):
+        images = np.memmap(raw, dtype=np.uint8, mode="w+", shape=(num_images, 3, 112, 112))
+        for start in range(0, num_images, 1000):
             part = images[start : start + 1000]
             part[:] = random.integers(0, 256, part.shape, dtype=np.uint8)
         data[f"{split}_images"] = torch.from_numpy(images)
@@ -43,14 +43,14 @@ def generate(path):
         lengths = random.integers(8, 16, captions)
         texts = ([words[w] for w in row[:n]] for row, n in zip(rows, lengths))
         data[f"{split}_captions"] = encode_captions(list(texts), token_to_idx)
-        data[f"{split}_image_index"] = torch.arange(captions) % pictures
+        data[f"{split}_image_index"] = torch.arange(captions) % num_images
     torch.save(data, path)
     for split in SPLITS:
         path.with_suffix(f".{split}.raw").unlink()
 
 
 def run(script, path, steps):
-    """(seconds to the first step, peak anonymous memory in GB) of a run that is stopped after ``steps``."""
+    """Start a run, and stop it after ``steps``. Returns: seconds to the end of the first step, peak memory in GB."""
     command = [sys.executable, ROOT / script, "--data", path, "--encoder-weights", "none", "--out", path.parent / "cv"]
     start, peak = time.monotonic(), []
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=ROOT)
@@ -87,14 +87,14 @@ def watch_memory(process):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20, help="when a run is stopped (%(default)s)")
     args = parser.parse_args()
     path = args.folder / "coco_size.pt"
     if not path.exists():
         args.folder.mkdir(parents=True, exist_ok=True)
         generate(path)
     print(f"{path}: {path.stat().st_size / 1e9:.1f} GB, RegNetX-400MF, batch 256")
-    print("| script | cache | first step after s | peak anonymous memory GB |\n|" + "---|" * 4)
+    print("| script | cache | first step after (s) | peak anonymous memory (GB) |\n|" + "---|" * 4)
     for script, cache in (
         ("train_lstm_attention.py", "filled first"),
         ("train_lstm_attention.py", "warm"),

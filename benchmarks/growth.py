@@ -1,12 +1,15 @@
-"""How the cost of a training step grows with batch, length, hidden size and vocabulary.
+"""How the cost of a training step grows with the batch, the length, the hidden size and the vocabulary.
 
     python -m benchmarks.growth           # writes docs/images/growth.png
 
-One step is the LSTM and the projected loss, forward and backward, in float32. Theory, in floating-point
-operations, forward + backward: 3 * 2 * N T * ((D + H) 4H + H V). In memory: what the step keeps, 4
-bytes * (N T * (2D + 15H) for the word vectors, the states and gates with their gradients, and every
-parameter's gradient, the projection's twice, and four times the scores of one chunk). The scores are never
-whole, so V counts through the projection's gradient only.
+One step is the LSTM and the projected loss, forward and backward, in float32. In theory it takes
+3 * 2 * N T * ((D + H) 4H + H V) floating-point operations, and the memory is 4 bytes times the sum of these terms:
+
+- N T (2D + 15H), for the word vectors, the states and the gates, with their gradients
+- the gradients of the parameters; those of the projection count twice
+- four times the scores of one chunk
+
+The scores are never in memory all at once, so V matters only for the gradients of the projection.
 """
 
 import argparse
@@ -31,7 +34,7 @@ D = 256
 
 
 def measure(N, T, H, V):
-    """(median ms of a step, MB that it needs above what was held before)."""
+    """Returns: the median ms of a step, and the MB that it needs in addition to what was in use before."""
     cell, projection = LSTM(D, H), Affine(H, V)
     x, h0, y = torch.randn(N, T, D, requires_grad=True), torch.zeros(N, H), torch.randint(V, (N, T))
 
@@ -40,7 +43,7 @@ def measure(N, T, H, V):
             parameter.grad = None
         projected_softmax_loss(cell(x, h0), y, projection.W, projection.b).backward()
 
-    small = LSTM(8, 8)  # wakes up the threads and the libraries, whose memory is not the step's
+    small = LSTM(8, 8)  # starts the threads and the libraries, whose memory does not belong to the step
     small(torch.randn(2, 2, 8), torch.zeros(2, 8)).sum().backward()
     before = peak_memory()
     step()
@@ -54,7 +57,7 @@ def measure(N, T, H, V):
 
 
 def theory(N, T, H, V):
-    """(GFLOP, MB) of a step."""
+    """Returns: GFLOP and MB of a step."""
     floats = N * T * (2 * D + 15 * H) + (D + H + 1) * 4 * H + 2 * (H + 1) * V + 4 * min(N * T * V, max(CHUNK, ROWS * V))
     return 6e-9 * N * T * ((D + H) * 4 * H + H * V), 4 * floats / 2**20
 
@@ -67,21 +70,16 @@ def main():
     if args.one:
         print(*measure(*args.one))
         return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, D = {D}; else {BASE}")
-    print("| grows | N, T, H, V | GFLOP | ms | GFLOP/s | MB, theory | MB, measured |\n|" + "---|" * 7)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, D = {D}; unless varied: {BASE}")
+    print("| varied | N, T, H, V | GFLOP | ms | GFLOP/s | MB, theory | MB, measured |\n|" + "---|" * 7)
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     axes = figure.subplots(2, 4)
     for column, (letter, values) in enumerate(GROWTH.items()):
         rows = []
         for value in values:
             size = list((BASE | {letter: value}).values())
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.growth",
-                "--one",
-                *map(str, size),
-            ]  # a process of its own: its peak memory
+            # in a process of its own, to measure its peak memory
+            command = [sys.executable, "-m", "benchmarks.growth", "--one", *map(str, size)]
             ms, memory = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
             gflop, megabytes = theory(*size)
             rows.append((ms, memory, gflop, megabytes))
@@ -91,7 +89,7 @@ def main():
                 flush=True,
             )
         ms, memory, gflop, megabytes = zip(*rows)
-        scaled = [g * ms[-1] / gflop[-1] for g in gflop]  # the theory's slope, through the last point
+        scaled = [g * ms[-1] / gflop[-1] for g in gflop]  # the slope of the theory, through the last measured point
         for row, (measured, expected, label) in enumerate(((ms, scaled, "ms per step"), (memory, megabytes, "MB"))):
             axis = axes[row][column]
             axis.loglog(values, measured, marker="o", label="measured")

@@ -1,9 +1,9 @@
-"""Vocabulary projection and loss: ours (unscored rows dropped, in chunks) against the plain form.
+"""Vocabulary projection and loss: ours (without unscored rows, in chunks), compared with the plain form.
 
     python -m benchmarks.loss
 
-V = 10,000, 11 of 16 words scored, forward and backward. Times are taken in turn in one process; the
-peak memory is what a process of its own needs above what it held before.
+V = 10,000, 11 of 16 words scored, forward and backward. The times are measured interleaved in one process. The peak
+memory is what a process of its own needs in addition to what it used before.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main():
     parser.add_argument("--memory-of", choices=["ours", "plain"])
     args = parser.parse_args()
     if args.memory_of:
-        make(args.memory_of, N=2, V=50)()  # loads the libraries' code, which counts as memory of the process
+        make(args.memory_of, N=2, V=50)()  # loads the code of the libraries, which would count as memory of the step
         run = make(args.memory_of)
         before = peak_memory()
         run()

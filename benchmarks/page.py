@@ -1,10 +1,10 @@
-"""How fast the web page answers, and its picture in the README.
+"""How fast the web page answers; also makes its screenshot in the README.
 
     python -m benchmarks.page --checkpoint cv/attn_best.pt cv/lstm_best.pt cv/rnn_best.pt --out docs/images/page.png
 
-Starts the page, opens it in a headless Chromium, gives it the first example, and then a word. Prints the seconds
-from the start of the process to the page, from the click to the captions, and from the click on a word to the picture
-of where the model looked. Needs requirements-demo.txt, `pip install playwright`, Chromium.
+Starts the page, opens it in a headless Chromium, clicks an example, and then a word. Prints the seconds from the start
+of the process to the page, from the click on the example to the captions, and from the click on the word to the image
+of where the model looked. Needs requirements-demo.txt, `pip install playwright`, and Chromium.
 """
 
 import argparse
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", nargs="+", required=True)
-    parser.add_argument("--word", type=int, default=6, help="which word of the caption is chosen")
-    parser.add_argument("--out", help="where the picture of the page goes")
+    parser.add_argument("--word", type=int, default=6, help="which word to click, counted from 0 (%(default)s)")
+    parser.add_argument("--out", help="the file for the screenshot")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     start = time.perf_counter()
@@ -43,11 +43,11 @@ def main():
         server.wait()
     captions, looks = zip(*rounds)
     print(f"{captions[0]:.2f} s to the first captions, {statistics.median(captions):.2f} s to later ones (median)")
-    print(f"{statistics.median(looks):.2f} s from a word to where the model looked (median)")
+    print(f"{statistics.median(looks):.2f} s from a click on a word to where the model looked (median)")
 
 
 def use(browser, url, word, out):
-    """Seconds to the captions of an example, and to the picture of a word."""
+    """Returns: the seconds to the captions of an example, and to the attention image of a word."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.goto(url)
     page.locator(".gallery-item img").last.wait_for()
@@ -59,7 +59,7 @@ def use(browser, url, word, out):
     page.get_by_text("Instead of").first.wait_for()
     end = time.perf_counter()
     if out:
-        page.wait_for_timeout(500)  # until what moves has come to rest
+        page.wait_for_timeout(500)  # until all animations have ended
         page.screenshot(path=out, full_page=True)
     page.close()
     return between - start, end - between

@@ -1,8 +1,8 @@
-"""Does bf16 learn as well? Train in both precisions on the same data, and lay the loss curves over each other.
+"""Does bf16 learn as well? Train in both precisions on the same data, and draw the loss curves into one figure.
 
     python -m benchmarks.precision --data FILE --encoder mobilenet_v2 --encoder-weights FILE --epochs 5 --cell lstm
 
-Takes the flags of train_*.py; features, cell and loss are all computed at the precision. Writes
+Takes the flags of train_*.py. Features, cell and loss are all computed in the given precision. Writes
 docs/images/precision.png.
 """
 
@@ -39,7 +39,7 @@ def main():
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(Path(__file__).parents[1] / "docs/images/precision.png", dpi=110)
-    print(f"bf16 ends {final['bf16'] / final['fp32'] - 1:+.2%} from fp32")
+    print(f"the final loss in bf16 differs by {final['bf16'] / final['fp32'] - 1:+.2%} from that in fp32")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m benchmarks.processes --data datasets/flickr8k_112.pt --encoder-weights FILE    # --rounds
 
-Attention LSTM, hidden size 512, joint batches of 128, frozen MobileNetV2, bf16 and fp32: train_lstm_attention.py under
-torchrun, in turns with one and two processes. Captions per second of the epochs after the first, median over the
-rounds. The features are computed before.
+Attention LSTM, hidden size 512, joint batches of 128, frozen MobileNetV2, fp32 and bf16. train_lstm_attention.py runs
+under torchrun with one and with two processes, interleaved. Prints the captions per second of the epochs after the
+first, the median over the rounds. The features are computed beforehand.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main():
         args.encoder_weights = str(Path(args.encoder_weights).resolve())
     with tempfile.TemporaryDirectory() as out:
         for precision in ("fp32", "bf16"):
-            captions_per_second(2, precision, args, out)  # the features
+            captions_per_second(2, precision, args, out)  # to compute the features
             rounds = [[captions_per_second(n, precision, args, out) for n in (1, 2)] for _ in range(args.rounds)]
             one, two = map(statistics.median, zip(*rounds))
             ratios = " ".join(f"{b / a:.2f}" for a, b in rounds)

@@ -3,11 +3,11 @@
     python -m benchmarks.quality --weights FILE --folder runs       # --cells, --sizes, --seeds, --jobs, --flags
     python -m benchmarks.quality --weights FILE --folder runs --self-critical --sizes 224
 
-Needs datasets/flickr8k_112.pt and datasets/flickr8k_224.pt (README, "I want to train on my own pictures").
-Every run is train_*.py @recipes/flickr8k.args (the LSTM with --image-input first-token), then test_*.py --metrics;
---self-critical adds @recipes/flickr8k_self_critical.args after it. What is in the folder already is not run again.
-Prints a table, mean and spread (standard deviation) over the seeds, the minutes of the fastest run, and with --curves
-FILE draws the training curves of the first seed.
+Needs datasets/flickr8k_112.pt and datasets/flickr8k_224.pt (README, "I want to train on my own images").
+Every run is train_*.py @recipes/flickr8k.args (the LSTM with --image-input first-token), then test_*.py --metrics.
+--self-critical adds a second stage, @recipes/flickr8k_self_critical.args. A run whose results are already in the folder
+is not repeated. Prints a table with mean and spread (standard deviation) over the seeds, and the minutes of the fastest
+run. --curves FILE draws the training curves of the first seed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 SEARCHES = {"greedy": ["--beam", "1"], "beam 5": ["--beam", "5"]}
 SEARCHES["beam 5, length penalty 0.7"] = ["--beam", "5", "--length-penalty", "0.7"]
 CELL_FLAGS = {"rnn": [], "lstm": ["--image-input", "first-token"], "attn": []}
-STAGES = {"": "flickr8k.args", "_self_critical": "flickr8k_self_critical.args"}  # what a folder's name ends in
+STAGES = {"": "flickr8k.args", "_self_critical": "flickr8k_self_critical.args"}  # end of a folder's name -> recipe
 
 
 def folder_of(cell, size, seed, stage, args):
@@ -40,7 +40,7 @@ def folder_of(cell, size, seed, stage, args):
 
 
 def run(cell, size, seed, stage, args):
-    """Train and test once, unless that was done before."""
+    """Train and test once, unless the results are already there."""
     folder = folder_of(cell, size, seed, stage, args)
     folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // args.jobs))}
@@ -104,14 +104,14 @@ def draw_curves(path, size, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="imagenet", help="of mobilenet_v2")
+    parser.add_argument("--weights", default="imagenet", help="imagenet, or a file, for MobileNetV2 (%(default)s)")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--cells", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[112, 224])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time; the threads are divided")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, which share the threads")
     parser.add_argument("--flags", default="", help="more flags for train_*.py, in quotes")
-    parser.add_argument("--self-critical", action="store_true", help="the second stage too")
+    parser.add_argument("--self-critical", action="store_true", help="add the second stage, self-critical training")
     parser.add_argument("--curves", type=Path)
     args = parser.parse_args()
     if args.weights != "imagenet":
@@ -124,7 +124,8 @@ def main():
     print(f"| cell | pixels | search | {' | '.join(columns)} | minutes |\n|" + "---|" * (len(columns) + 4))
     for stage, size, cell in itertools.product(args.stages, args.sizes, args.cells):
         folders = [folder_of(cell, size, seed, stage, args) for seed in range(args.seeds)]
-        minutes = min(float((folder / "seconds").read_text()) for folder in folders) / 60  # when least else ran
+        # the fastest run was disturbed least
+        minutes = min(float((folder / "seconds").read_text()) for folder in folders) / 60
         for search in SEARCHES:
             results = [read(folder, search) for folder in folders]
             values = []

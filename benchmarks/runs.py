@@ -1,4 +1,4 @@
-"""What benchmarks that train need: a captioner and its pairs, from the flags of train_*.py."""
+"""For the benchmarks that train: a captioner and its training data, from the flags of train_*.py."""
 
 from argparse import Namespace
 
@@ -20,7 +20,7 @@ def load(args: Namespace) -> CaptionData:
 def prepare(
     args: Namespace, cell: str, data: CaptionData, precision: str | None = None
 ) -> tuple[CaptioningRNN, Pairs, Pairs, TrainingSettings]:
-    """A new captioner with this cell, its pairs, and the settings. Args: precision, instead of the flag's."""
+    """A new captioner with this cell, its pairs, and the settings. Args: precision, to replace that of the flags."""
     args.precision = precision or args.precision
     torch.manual_seed(args.seed)
     settings = settings_from(args, data.source)

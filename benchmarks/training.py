@@ -1,13 +1,12 @@
-"""Whole training runs: 60 epochs over 10,000 pairs with the attention LSTM, ours against the textbook.
+"""Whole training runs: 60 epochs over 10,000 pairs with the attention LSTM, ours compared with the textbook's.
 
     python -m benchmarks.training         # --device cuda, --batch-size, --rounds
 
-The textbook runs the CNN forward and backward inside every step, projects the input of every time
-step on its own, keeps all (N, T, V) scores, and computes in float32 and contiguous NCHW. Ours runs
-with the frozen encoder (its features are computed once: the time of that pass is counted), with and
-without padding, and with the encoder trained too. Every variant lives in a process of its own, which
-gives its peak memory; the processes take turns, and only one of them computes at a time. The 60 epochs
-are the feature pass plus 60 times 10,000 pairs at the median rate.
+The textbook runs the CNN forward and backward in every step, projects the input of every time step separately, keeps
+all (N, T, V) scores, and computes in float32 and contiguous NCHW. Ours runs with a frozen encoder, with and without
+padding, and with a fine-tuned encoder. With a frozen encoder the features are computed once, and the time of that pass
+is included. Every variant runs in a process of its own, to measure its peak memory. The runs are interleaved: only one
+process computes at a time. The time of 60 epochs is the feature pass plus 60 times 10,000 pairs at the median rate.
 """
 
 import argparse
@@ -44,7 +43,7 @@ SAMPLE = 10  # batches of captions
 
 
 class Textbook(nn.Module):
-    """The captioner as course code has it."""
+    """The captioner as in course code."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +65,7 @@ class Textbook(nn.Module):
 
 
 def make_pairs(count):
-    """Random pictures, and captions of 5 to 15 words."""
+    """Random images, and captions of 5 to 15 words."""
     captions = torch.full((count, T + 1), NULL)
     captions[:, 0] = START
     for row in captions:
@@ -78,7 +77,8 @@ def make_pairs(count):
 
 
 def make_variant(name, size, device):
-    """Two functions: train on one or more batches and return how many pairs that were; encode a batch, or None."""
+    """Returns: two functions. The first trains on one or more batches and returns the number of pairs. The second
+    encodes a batch; it is None if the encoder is trained."""
     torch.manual_seed(0)
     pairs, batching = make_pairs(SAMPLE * size), "length" if "length" in name else "padded"
     frozen, textbook = name.startswith("frozen"), name.startswith("textbook")
@@ -87,7 +87,7 @@ def make_variant(name, size, device):
     if textbook:
         model = Textbook()
     else:
-        reuse_memory()  # as our command lines do
+        reuse_memory()  # as our commands do
         words = SPECIAL_TOKENS + [f"w{i}" for i in range(V - 4)]
         encoder = ImageEncoder(pretrained=False, frozen=frozen)
         vocabulary = {word: i for i, word in enumerate(words)}
@@ -122,7 +122,7 @@ def make_variant(name, size, device):
 
 
 def serve(name, size, device):
-    """Do what standard input asks for, and print the seconds per pair or picture, or the peak memory in MB."""
+    """Do what standard input asks for, and print the seconds per pair or image, or the peak memory in MB."""
     train, encode = make_variant(name, size, device)
     synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     for line in sys.stdin:
@@ -142,7 +142,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--serve", choices=VARIANTS, help="be one variant's process")
+    parser.add_argument("--serve", choices=VARIANTS, help="for the script itself: run one variant in this process")
     args = parser.parse_args()
     if args.serve:
         serve(args.serve, args.batch_size, args.device)
@@ -153,21 +153,22 @@ def main():
         command += ["--batch-size", str(args.batch_size)]
         processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def ask(name, what):
-        processes[name].stdin.write(what + "\n")
+    def ask(name, request):
+        processes[name].stdin.write(request + "\n")
         processes[name].stdin.flush()
         return float(processes[name].stdout.readline())
 
-    rates = {name: ([], []) for name in VARIANTS}  # seconds per pair in training, per picture in encoding
+    rates = {name: ([], []) for name in VARIANTS}  # seconds per pair in training, per image in encoding
     for turn in range(args.rounds + 1):
         for name, (training, encoding) in rates.items():
             measured = ask(name, "train"), ask(name, "encode")
-            if turn:  # the first round warms up
+            if turn:  # the first round is a warm-up
                 training.append(measured[0])
                 encoding.append(measured[1])
     print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, batch {args.batch_size}")
     print(
-        "| variant | pairs/s, training | feature pass s | 60 epochs min | ratio | quartiles | peak MB |\n|" + "---|" * 7
+        "| variant | pairs/s, training | feature pass (s) | 60 epochs (min) | ratio | quartiles | peak MB |\n|"
+        + "---|" * 7
     )
 
     def total(training, encoding):

@@ -1,9 +1,9 @@
-"""python -m rnn_lstm_captioning COMMAND ...; an installed package has the same as the command rnn-lstm-captioning."""
+"""Run python -m rnn_lstm_captioning COMMAND, or, if the package is installed, rnn-lstm-captioning COMMAND."""
 
 import importlib
 import sys
 
-COMMANDS = {  # name -> module, and what it does
+COMMANDS = {  # name -> its module, and what it does
     "train": ("train", "train a captioner (the same as train_*.py, for every cell)"),
     "test": ("test", "evaluate a checkpoint, or caption your own images (the same as test_*.py)"),
     "build": ("build", "make a caption file from images and their captions"),

@@ -1,4 +1,4 @@
-"""Files appear complete or not at all, and a file that is read can do no harm."""
+"""Safe files: a file is written completely or not at all, and reading a file never runs code."""
 
 import errno
 import glob
@@ -17,15 +17,15 @@ import torch
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to ``path`` when it is written and flushed to the disk.
+    """Yields a temporary path beside ``path``; after the block, the file there is flushed to the disk and renamed.
 
-    A missing folder is made. If the block fails, or the process is killed, the file at ``path`` stays
-    as it was; the temporary file is removed, after a kill by the next writer.
+    A missing folder is created. If the block fails, or the process is killed, the file at ``path`` does not
+    change, and the temporary file is removed; after a kill, the next writer removes it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     host = re.sub(r"\W", "", socket.gethostname())
-    unfinished = path.with_name(f".{path.stem}.{host}.{os.getpid()}{path.suffix}")  # the suffix tells the format
+    unfinished = path.with_name(f".{path.stem}.{host}.{os.getpid()}{path.suffix}")  # the suffix sets the format
     for left in path.parent.glob(f".{glob.escape(path.stem)}.{host}.*{path.suffix}"):
         if not _is_running(left.suffixes[-2][1:] if path.suffix else left.suffix[1:]):
             left.unlink(missing_ok=True)
@@ -34,7 +34,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _sync(unfinished)
         os.replace(unfinished, path)
         if os.name == "posix":
-            _sync(path.parent)  # or the new name could be lost with the power
+            _sync(path.parent)  # otherwise a power failure could lose the new name
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -52,7 +52,7 @@ def _sync(path):
 
 def _is_running(pid):
     if os.name != "posix" or not pid.isdigit():
-        return True  # it can't be found out
+        return True  # we can't know: assume that it runs
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -67,7 +67,7 @@ def save(value: object, path: str | Path) -> None:
     with replacing(path) as unfinished, open(unfinished, "wb") as file:
         try:
             torch.save(value, file)
-        except RuntimeError as error:  # torch hides the cause
+        except RuntimeError as error:  # torch hides the real error
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -76,7 +76,7 @@ def save(value: object, path: str | Path) -> None:
 def load(path: str | Path, mmap: bool = False) -> Any:
     """Read what :func:`save` or torch.save wrote: tensors and plain values, never code.
 
-    Raises: FileNotFoundError; ValueError that says why the file cannot be used.
+    Raises: FileNotFoundError; a ValueError that says why the file can't be used.
     """
     path = Path(path)
     try:
@@ -85,10 +85,10 @@ def load(path: str | Path, mmap: bool = False) -> Any:
                 if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
                     raise ValueError("it is compressed, or claims to hold more than it does")
                 for part in archive.namelist():
-                    if not mmap or part.endswith("data.pkl"):  # a mapped part is too large to be read now
+                    if not mmap or part.endswith("data.pkl"):  # a memory-mapped part is too large to read here
                         _check_sum(archive, part)
         else:
-            mmap = False  # files in the format before torch 1.6 cannot be mapped
+            mmap = False  # files in the format before torch 1.6 can't be memory-mapped
             with open(path, "rb") as file:
                 _check_pickle(file.read(1 << 20))
         value = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -96,7 +96,7 @@ def load(path: str | Path, mmap: bool = False) -> Any:
         raise
     except pickle.UnpicklingError as error:
         raise ValueError("it is not a file of tensors and plain values, and nothing else is ever unpickled") from error
-    except Exception as error:  # torch.load raises whatever it meets
+    except Exception as error:  # torch.load can raise almost any error
         what = str(error).split("\n")[0][:200]
         raise ValueError(f"it is damaged, or of another kind ({type(error).__name__}: {what})") from error
     if not all(map(_is_whole, _tensors(value))):
@@ -105,7 +105,7 @@ def load(path: str | Path, mmap: bool = False) -> Any:
 
 
 def _check_sum(archive, name):
-    """Read a part, which raises BadZipFile if its CRC-32 differs."""
+    """Read a part of an archive; zipfile raises BadZipFile if its CRC-32 differs."""
     with archive.open(name) as part:
         content = part.read(1 << 20)
         if name.endswith("data.pkl"):
@@ -115,7 +115,7 @@ def _check_sum(archive, name):
 
 
 def _check_pickle(content):
-    if b"\nbytearray\n" in content:  # torch would allocate one of any size
+    if b"\nbytearray\n" in content:  # torch would allocate a bytearray of any size
         raise ValueError("it creates a bytearray, which no file of tensors and plain values needs")
 
 

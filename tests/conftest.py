@@ -1,3 +1,5 @@
+"""Fixtures that several test files share."""
+
 import os
 
 import pytest
@@ -22,7 +24,7 @@ def scenes_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained_cells(scenes_file, tmp_path_factory):
-    """A folder with rnn_best.pt, lstm_best.pt and attn_best.pt, which have learned to say something, and photo.png."""
+    """A folder with CELL_best.pt for every cell, trained until its captions contain words, and photo.png."""
     folder = tmp_path_factory.mktemp("trained")
     flags = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 16 --wordvec-dim 8 --quiet --epochs 10"
     flags += " --learning-rate 0.01 --batch-size 10"
@@ -35,4 +37,4 @@ def trained_cells(scenes_file, tmp_path_factory):
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
-    torch.set_flush_denormal(False)  # run_command switches it on; hypothesis wants all floats
+    torch.set_flush_denormal(False)  # run_command turns it on, but hypothesis needs denormal floats

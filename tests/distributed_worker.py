@@ -1,4 +1,4 @@
-"""What test_distributed.py runs under torchrun, and in one process: each check's results go into a file."""
+"""What test_distributed.py runs under torchrun, and in one process. Each process saves its results to a file."""
 
 import sys
 from dataclasses import replace
@@ -19,7 +19,7 @@ SETTINGS = TrainingSettings(
 
 
 def gradients(cell, num_rows):
-    """The gradient of one step on a joint batch of some rows."""
+    """The gradients of one step on a joint batch of ``num_rows`` captions, and the loss after it."""
     torch.manual_seed(0)
     captioner = tiny_captioner(cell).float()
     captioner.image_encoder.requires_grad_(False)
@@ -32,7 +32,7 @@ def gradients(cell, num_rows):
 
 
 def repeats():
-    """Whether a step's gradient is the same, to the bit, when the step is taken again."""
+    """Whether a step gives the same gradient, bit for bit, when it is repeated."""
     torch.manual_seed(0)
     captioner = tiny_captioner("attn", V=50, D=20, H=30).float()
     captioner.image_encoder.requires_grad_(False)

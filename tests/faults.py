@@ -1,4 +1,4 @@
-"""Disks that fail: every write, flush and rename through the project's storage is counted, and one of them fails."""
+"""A disk that fails. It counts every write, flush and rename of the storage, and from a given one on, all fail."""
 
 import errno
 import os
@@ -8,9 +8,9 @@ from rnn_lstm_captioning import storage
 
 
 class FailingDisk:
-    """From the ``at``-th operation on, there is no space left (or the process is killed, if ``kill``).
+    """From operation number ``at`` on, no space is left. With ``kill``, the process is killed instead.
 
-    Use as a context manager; ``count`` tells how many operations there were.
+    Use it as a context manager. ``count`` is the number of operations so far.
     """
 
     def __init__(self, at, kill=False):
@@ -47,7 +47,7 @@ class _Watched:
     def write(self, data):
         self.operation()
         written = self.file.write(data)
-        self.file.flush()  # or Python would write it when it likes
+        self.file.flush()  # otherwise Python delays the write
         return written
 
     def __getattr__(self, name):

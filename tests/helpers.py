@@ -1,4 +1,4 @@
-"""Small models and data for the tests, which run over the registry of cells: a new cell needs no line here."""
+"""Small models and data for the tests. The tests run over the registry of cells, so a new cell needs no line here."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ CELLS = tuple(cells.CELLS)
 
 
 class TinyEncoder(nn.Module):
-    """Stands in for the CNN: 32-pixel patches as features, C = 6."""
+    """Replaces the CNN: its features are 32-pixel patches, C = 6."""
 
     name, out_channels, frozen = "tiny", 6, True
 
@@ -36,7 +36,7 @@ def tiny_captioner(cell, V=12, D=5, H=7, **keywords):
 
 
 def random_captions(R, L, V, generator=None):
-    """R rows of <START> words <END> <NULL>..., of random lengths."""
+    """R rows of <START> words <END> <NULL>..., with random lengths."""
     captions = torch.full((R, L), NULL)
     captions[:, 0] = START
     for row in captions:
@@ -47,12 +47,12 @@ def random_captions(R, L, V, generator=None):
 
 
 def run_train(cell: str, arguments: Sequence[str]) -> None:
-    """What train_<cell>.py does."""
+    """Do what train_<cell>.py does, in this process."""
     train.main(arguments, cell)
 
 
 def run_test(cell: str, arguments: Sequence[str]) -> None:
-    """What test_<cell>.py does."""
+    """Do what test_<cell>.py does, in this process."""
     test.main(arguments, cell)
 
 
@@ -62,7 +62,7 @@ MODULES = {cell.prefix: cell for cell in cells.CELLS.values()}
 
 
 def function_arguments(name, dims):
-    """Random arguments in float64 for a forward such as "lstm_step_forward". Args: dims: N, T, D, H, grid_h, grid_w."""
+    """Random float64 arguments for a forward such as "lstm_step_forward". Args: dims: N, T, D, H, grid_h, grid_w."""
     sizes = dict(zip(("N", "T", "D", "H", "grid_h", "grid_w"), dims))
     seed = int(torch.randint(2**31, ()))
     return {k: v / 0.7 for k, v in make_arguments(name, sizes, seed, torch.float64).items()}

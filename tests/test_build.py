@@ -1,3 +1,5 @@
+"""Building a caption file, and loading single images."""
+
 import csv
 import io
 import json
@@ -20,7 +22,7 @@ from rnn_lstm_captioning.errors import RunFailed
 
 @pytest.fixture
 def photos(tmp_path):
-    """Twelve pictures of one colour each, and a CSV with two captions for each of them."""
+    """A folder with twelve images of one colour each, and a CSV with two captions for each of them."""
     folder = tmp_path / "photos"
     folder.mkdir()
     with open(tmp_path / "captions.txt", "w", newline="") as file:
@@ -61,8 +63,8 @@ def test_a_folder_and_a_csv_become_a_caption_file(photos):
     assert Image.open(photos / "x_sheet.png").width > 500
 
 
-def test_lists_choose_the_splits_and_bad_pictures_are_named(photos):
-    (photos / "photos/3.png").write_bytes(b"not a picture")
+def test_lists_choose_the_splits_and_bad_images_are_named(photos):
+    (photos / "photos/3.png").write_bytes(b"not an image")
     (photos / "photos/4.png").write_bytes((photos / "photos/4.png").read_bytes()[:60])
     (photos / "photos/5.png").unlink()
     (photos / "train.txt").write_text("\n".join(f"{k}.png" for k in range(8)))
@@ -81,7 +83,7 @@ def coco_json(path, ids):
     path.write_text(json.dumps({"images": images, "annotations": notes}))
 
 
-def test_coco_has_a_file_and_a_folder_for_each_split(photos):
+def test_coco_is_built_from_a_file_and_a_folder_for_each_split(photos):
     coco_json(photos / "train.json", range(6))
     coco_json(photos / "val.json", range(6, 9))
     (photos / "val").mkdir()
@@ -94,7 +96,7 @@ def test_coco_has_a_file_and_a_folder_for_each_split(photos):
     assert data.splits["val"].references[2] == ["number 8"]
 
 
-def test_a_karpathy_file_brings_three_splits(photos):
+def test_a_karpathy_file_gives_three_splits(photos):
     images = [
         {"filename": f"{k}.png", "split": split, "sentences": [{"raw": f"number {k}"}]}
         for k, split in enumerate(["train", "restval", "val", "test", "train"])
@@ -145,7 +147,7 @@ def test_an_interrupted_build_continues_where_it_stopped(photos, monkeypatch):
     assert not list(photos.glob(".x.pt*"))
 
 
-def test_wrong_input_is_one_sentence(photos, monkeypatch):
+def test_wrong_input_is_refused_and_leaves_no_files(photos, monkeypatch):
     def fails(message, *extra):
         with pytest.raises(InputError, match=message):
             build(photos, *extra)
@@ -182,16 +184,16 @@ def test_wrong_input_is_one_sentence(photos, monkeypatch):
     )
 
 
-def test_no_parts_are_left_behind_whatever_the_name(photos):
+def test_a_build_leaves_no_parts_behind_whatever_its_name(photos):
     arguments = ["--images", photos / "photos", "--captions", photos / "captions.txt", "--word-threshold", "1"]
-    (photos / ".d1.pt.parts-0123").mkdir()  # another build's: [1] is no pattern
+    (photos / ".d1.pt.parts-0123").mkdir()  # of another build: [1] is not a pattern here
     for name in ("d[1].pt", "a*b?.pt"):
         main([str(argument) for argument in [*arguments, "--out", photos / name, "--size", "32"]])
         assert load_captions(photos / name).splits
     assert [path.name for path in photos.glob(".*")] == [".d1.pt.parts-0123"]
 
 
-def test_the_file_of_captions_is_not_overwritten(photos):
+def test_the_captions_file_is_not_overwritten(photos):
     before = (photos / "captions.txt").read_bytes()
     with pytest.raises(InputError, match="--out .*captions.txt is the file of captions itself"):
         build(photos, "--out", photos / "captions.txt")
@@ -201,7 +203,7 @@ def test_the_file_of_captions_is_not_overwritten(photos):
 # --------------------------------------------------------------------------------- single images
 
 
-def test_every_mode_becomes_rgb(tmp_path):
+def test_images_of_every_mode_become_rgb(tmp_path):
     def colour_of(image, **options):
         path = tmp_path / f"x.{options.pop('format', 'png')}"
         image.save(path, **options)
@@ -230,7 +232,7 @@ def test_exif_orientation_is_applied(tmp_path):
     assert loaded[:, :12].mean() > 240 and loaded[:, 20:].mean() < 15
 
 
-def test_an_image_with_a_damaged_exif_block_is_loaded(tmp_path):
+def test_most_images_with_a_damaged_exif_block_are_loaded(tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a description"
     Image.new("RGB", (80, 40), "red").save(tmp_path / "x.jpg", exif=exif)
@@ -239,21 +241,21 @@ def test_an_image_with_a_damaged_exif_block_is_loaded(tmp_path):
     used = 0
     for position in range(start, start + 60):
         for value in (0, 2, 9, 255):
-            broken = data[:position] + bytes([value]) + data[position + 1 :]
-            image, reason = try_to_load(io.BytesIO(broken), 16)
+            damaged = data[:position] + bytes([value]) + data[position + 1 :]
+            image, reason = try_to_load(io.BytesIO(damaged), 16)
             assert (image is None) == (reason is not None)
             used += image is not None
     assert used > 200
 
 
-def test_a_users_own_image_object_is_left_as_it_is(tmp_path):
+def test_loading_an_image_object_does_not_change_it(tmp_path):
     Image.new("RGB", (800, 600), "red").save(tmp_path / "x.jpg")
     with Image.open(tmp_path / "x.jpg") as image:
         assert load_image(image, 32).shape == (3, 32, 32)
         assert image.size == (800, 600)
 
 
-def test_dollars_are_no_formulas(photos):
+def test_a_dollar_in_a_caption_is_not_a_formula(photos):
     text = (photos / "captions.txt").read_text().replace("A picture", "$5_ and $% off, a picture")
     (photos / "captions.txt").write_text(text)
     assert build(photos).splits["val"].references[0][0].startswith("$5_ and $% off")
@@ -271,7 +273,7 @@ def test_damaged_images_are_reported_and_the_rest_is_loaded(tmp_path):
 
 
 def encoded(kind, side=24):
-    """A picture file's bytes."""
+    """The bytes of an image file."""
     image = Image.linear_gradient("L").resize((side, side)).convert("CMYK" if kind == "cmyk" else "RGB")
     buffer = io.BytesIO()
     if kind == "gif":
@@ -294,7 +296,7 @@ FILES = {kind: encoded(kind) for kind in KINDS}
     st.integers(0, 10**6),
     st.binary(max_size=8),
 )
-def test_a_mutated_image_is_loaded_or_refused_in_one_sentence(kind, mutation, position, noise):
+def test_a_mutated_image_is_loaded_or_refused_with_a_reason(kind, mutation, position, noise):
     data = FILES[kind]
     position %= len(data)
     mutated = {
@@ -311,7 +313,7 @@ def test_a_mutated_image_is_loaded_or_refused_in_one_sentence(kind, mutation, po
         assert isinstance(reason, str) and reason
 
 
-def test_images_of_extreme_shapes(tmp_path):
+def test_images_of_extreme_shapes_are_loaded_and_too_large_ones_refused(tmp_path):
     for size in ((1, 1), (30_000, 1), (1, 30_000), (30_000, 40)):
         Image.new("RGB", size, (9, 99, 199)).save(tmp_path / "x.png")
         image, reason = try_to_load(tmp_path / "x.png", 32)
@@ -322,7 +324,7 @@ def test_images_of_extreme_shapes(tmp_path):
     assert try_to_load(tmp_path, 32)[0] is None  # a folder
 
 
-def test_random_crops_are_squares_of_the_image_and_half_of_them_mirrored():
+def test_random_crops_are_squares_of_the_image_and_half_of_them_are_mirrored():
     images = torch.arange(3 * 10 * 10, dtype=torch.int32).view(1, 3, 10, 10).expand(200, 3, 10, 10)
     crops = random_crops(images, 7)
     assert crops.shape == (200, 3, 7, 7) and crops.dtype == images.dtype

@@ -1,3 +1,5 @@
+"""The captioner: its loss, its parameters, sampling, conditioning, and batches."""
+
 import math
 
 import pytest
@@ -28,7 +30,7 @@ def test_first_loss_is_ln_V_per_scored_word(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_parameter_count(cell):
+def test_the_captioner_has_the_expected_number_of_parameters(cell):
     V, D, H, C = 50, 8, 16, TinyEncoder.out_channels
     captioner = tiny_captioner(cell, V=V, D=D, H=H)
     blocks, inputs = {"rnn": (1, H), "lstm": (4, H), "gru": (3, H), "attn": (4, 2 * H)}[cell]
@@ -39,13 +41,13 @@ def test_parameter_count(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_every_parameter_gets_a_gradient_and_null_gets_none(cell):
+def test_every_parameter_gets_a_gradient_and_padding_does_not_change_the_loss(cell):
     captioner = tiny_captioner(cell)
     captions = random_captions(6, 8, 12)
     captioner(images(6), captions).backward()
     for name, parameter in captioner.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-    # what stands after <END> changes nothing
+    # padding after <END> does not change the loss
     features = captioner.encode(images(6))
     before = captioner.loss(features, captions)
     longer = torch.cat([captions, torch.full((6, 3), NULL)], dim=1)
@@ -78,7 +80,7 @@ def test_teacher_forcing_a_sampled_caption_reproduces_every_argmax(cell, side):
     seed=st.integers(0, 999),
 )
 @settings(max_examples=25)
-def test_sample_for_any_grid(cell, N, rows, columns, T, seed):
+def test_sampled_captions_are_right_for_any_grid(cell, N, rows, columns, T, seed):
     torch.manual_seed(seed)
     captioner = tiny_captioner(cell)
     captioner.vocabulary_projection.W.data *= 20  # confident, so that captions end at different times
@@ -110,7 +112,7 @@ def check_sample(captioner, images, T):
         assert (sums[ended] == 0).all()
 
 
-def test_sample_ends_early_when_all_captions_have_ended(monkeypatch):
+def test_sampling_stops_when_all_captions_have_ended(monkeypatch):
     captioner = tiny_captioner("lstm")
     captioner.vocabulary_projection.b.data[END] = 1e3
     steps, step = [], captioner.step
@@ -119,7 +121,7 @@ def test_sample_ends_early_when_all_captions_have_ended(monkeypatch):
     assert len(steps) == 1 and captions[:, 0].eq(END).all() and captions[:, 1:].eq(NULL).all()
 
 
-def test_wrong_constructor_arguments():
+def test_wrong_constructor_arguments_are_refused():
     with pytest.raises(ValueError, match="cell_type is 'mgu', wanted one of rnn, lstm, gru, attn"):
         tiny_captioner("mgu")
     with pytest.raises(ValueError, match="input_dim is 400, but the features of tiny have 6 channels"):
@@ -141,11 +143,11 @@ def test_standardized_features_have_mean_0_and_variance_1(cell):
     captioner.feature_projection = torch.nn.Identity()
     projected = captioner.project_features(features)
     assert projected.mean().abs() < 1e-6 and (projected.std() - 1).abs() < 1e-2
-    captioner.standardize(torch.zeros_like(features))  # dead channels
+    captioner.standardize(torch.zeros_like(features))  # channels that are always 0
     assert captioner.project_features(features).isfinite().all()
 
 
-def test_bf16_autocast_stays_close_to_fp32():
+def test_the_loss_in_bf16_is_close_to_that_in_fp32():
     for cell in CELLS:
         captioner = tiny_captioner(cell, V=50, D=16, H=32).float()
         features, captions = torch.randn(8, 6, 2, 2), random_captions(8, 10, 50)
@@ -172,14 +174,14 @@ def test_the_first_token_is_the_projected_image(cell):
     scores = captioner.vocabulary_projection(h[:, 1:])
     expected = temporal_softmax_loss(scores, captions[:, 1:], NULL)
     torch.testing.assert_close(captioner.loss(features, captions), expected, rtol=1e-12, atol=0)
-    # and word by word
+    # the same, word by word
     state, image = captioner.start(features)
     for t in range(6):
         step_scores, state, _ = captioner.step(captions[:, t], state, image)
         torch.testing.assert_close(step_scores, scores[:, t])
 
 
-def test_batchnorm_follows_its_statistics_and_takes_a_batch_of_one():
+def test_batchnorm_normalises_a_batch_and_skips_its_statistics_for_a_batch_of_one():
     captioner = tiny_captioner("lstm", image_norm="batchnorm")
     captions, features = random_captions(50, 7, 12), 3 + torch.randn(50, 6, 2, 3, dtype=torch.float64)
     projected = captioner.project_features(features)
@@ -190,7 +192,7 @@ def test_batchnorm_follows_its_statistics_and_takes_a_batch_of_one():
     assert torch.equal(captioner.image_norm.running_mean, before)
 
 
-def test_wrong_conditioning():
+def test_impossible_conditioning_is_refused():
     with pytest.raises(ValueError, match="image_input is 'top', wanted one of h0, first-token"):
         tiny_captioner("rnn", image_input="top")
     with pytest.raises(ValueError, match="image_norm is 'layer', wanted one of none, batchnorm"):
@@ -201,7 +203,7 @@ def test_wrong_conditioning():
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 1000), st.booleans(), st.booleans())
 @settings(max_examples=60)
-def test_batches_hold_every_caption_once(R, batch_size, seed, by_length, in_loop):
+def test_batches_contain_every_caption_once(R, batch_size, seed, by_length, in_loop):
     generator = torch.Generator().manual_seed(seed)
     captions = random_captions(R, 8, 12, generator)
     M = 1 + R // 3
@@ -219,7 +221,7 @@ def test_batches_hold_every_caption_once(R, batch_size, seed, by_length, in_loop
     assert all(torch.equal(a, b) for a, b in zip(batches, again))
 
 
-def test_padding_buckets_and_packed_sequences_give_the_same_loss():
+def test_padding_length_batches_and_packing_give_the_same_loss():
     R, V, D, H = 40, 12, 5, 7
     captioner = tiny_captioner("lstm", V=V, D=D, H=H)
     captions, features = random_captions(R, 9, V), torch.randn(R, 6, 2, 2, dtype=torch.float64)
@@ -230,7 +232,7 @@ def test_padding_buckets_and_packed_sequences_give_the_same_loss():
     torch.testing.assert_close(bucketed, padded, rtol=1e-10, atol=0)
 
     lstm = torch.nn.LSTM(D, H, batch_first=True).double()
-    i, f, o, g = range(4)  # ours; torch's order is i, f, g, o
+    i, f, o, g = range(4)  # our order; torch's is i, f, g, o
     for name, ours in (("ih", captioner.cell.Wx), ("hh", captioner.cell.Wh)):
         gates = ours.detach().chunk(4, dim=1)
         getattr(lstm, f"weight_{name}_l0").data = torch.cat([gates[k].T for k in (i, f, g, o)]).contiguous()

@@ -1,4 +1,4 @@
-"""The cells against PyTorch's, against autograd, against numeric gradients, and against bad input."""
+"""The cells, compared with PyTorch's, with autograd and with numeric gradients; and how they refuse bad input."""
 
 import functools
 import re
@@ -68,7 +68,7 @@ def test_backward_equals_numeric_gradient(make, forward, backward, cell, dims):
 
 
 @pytest.mark.parametrize("make, forward, backward, cell", FUNCTIONS)
-def test_backward_leaves_its_cache_alone(make, forward, backward, cell):
+def test_backward_does_not_change_its_cache(make, forward, backward, cell):
     *results, cache = forward(**make(cell, (2, 3, 4, 5, 2, 3)))
     upstream = [torch.randn_like(result) for result in results]
     for first, second in zip(backward(*upstream, cache), backward(*upstream, cache)):
@@ -89,7 +89,7 @@ def test_attention_backward_equals_autograd(dims):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-# --------------------------------------------------------------------------- against PyTorch's own
+# -------------------------------------------------------------------------- compared with PyTorch's
 
 
 @given(dims=dims)
@@ -105,7 +105,7 @@ def test_rnn_equals_torch(dims):
 
 @given(dims=dims)
 @settings(max_examples=25)
-def test_lstm_equals_torch_and_so_do_the_gradients(dims):
+def test_lstm_and_its_gradients_equal_those_of_torch(dims):
     N, T, D, H, *_ = dims
     arguments = sequence_arguments("lstm", dims)
     i_f_g_o = torch.cat([torch.arange(k * H, (k + 1) * H) for k in (0, 1, 3, 2)])
@@ -126,7 +126,7 @@ def test_lstm_equals_torch_and_so_do_the_gradients(dims):
 
 @given(dims=dims)
 @settings(max_examples=25)
-def test_gru_equals_torch_and_so_do_the_gradients(dims):
+def test_gru_and_its_gradients_equal_those_of_torch(dims):
     N, T, D, H, *_ = dims
     arguments = sequence_arguments("gru", dims)
     theirs = nn.GRU(D, H, batch_first=True, dtype=torch.float64)
@@ -236,7 +236,7 @@ def test_the_gates_explain_the_new_state():
 
 
 @pytest.mark.parametrize("cell", PREFIXES)
-def test_initialisation_and_parameter_count(cell):
+def test_modules_have_the_expected_shapes_and_initial_weights(cell):
     D, H = 300, 200
     module = make_module(cell, D, H)
     weights = {name: p for name, p in module.named_parameters() if name != "b"}
@@ -245,14 +245,14 @@ def test_initialisation_and_parameter_count(cell):
     for name, weight in weights.items():
         assert weight.shape == (D if name == "Wx" else H, columns)
         assert abs(weight.std().item() * len(weight) ** 0.5 - 1) < 0.02, name
-    ones = slice(H, 2 * H) if cell in ("lstm", "attention") else slice(0, 0)  # the forget gate's
+    ones = slice(H, 2 * H) if cell in ("lstm", "attention") else slice(0, 0)  # the forget gate's biases
     assert (module.b[ones] == 1).all() and module.b.sum() == len(module.b[ones])
     blocks = {"rnn": 1, "lstm": 4, "gru": 3, "attention": 4}
     assert columns == blocks.get(cell, columns // H) * H
 
 
 @pytest.mark.parametrize("cell", PREFIXES)
-def test_autocast_gives_bf16_states_and_full_precision_gradients(cell):
+def test_autocast_gives_bf16_states_and_float32_gradients(cell):
     module = make_module(cell, 4, 8).float()
     x, image = torch.randn(2, 3, 4), image_for(cell, 2, 8).float()
     with torch.autocast("cpu", torch.bfloat16):
@@ -281,7 +281,7 @@ def test_a_finished_graph_is_freed_without_the_garbage_collector():
 # ------------------------------------------------------------------------------------- bad input
 
 
-def test_bad_arguments_are_named_with_the_shape_wanted():
+def test_bad_arguments_are_named_with_the_wanted_shape():
     good = sequence_arguments("lstm", (2, 3, 4, 5, 1, 1))
     with pytest.raises(ValueError, match=r"Wx has shape \(4, 10\), wanted \(D, 4H\) = \(4, 20\)"):
         cells.lstm_forward(**good | dict(Wx=randn(4, 10)))
@@ -322,7 +322,7 @@ def test_every_argument_of_every_function_is_checked(make, forward, backward, ce
             backward(*bad, cache)
 
 
-def test_numeric_gradient_of_a_known_function():
+def test_the_numeric_gradient_of_a_known_function_is_right():
     x = randn(3, 4)
     assert rel_error(compute_numeric_gradient(lambda x: (x**3).sum(), x), 3 * x**2) < 1e-6
     upstream = randn(3, 4)
@@ -331,7 +331,7 @@ def test_numeric_gradient_of_a_known_function():
 
 @pytest.mark.parametrize("cell", PREFIXES)
 def test_every_equation_has_its_own_tag(cell):
-    """The docs refer to the lines by these tags."""
+    """The pages refer to the lines by these tags."""
     with open(sys.modules[MODULES[cell].__module__].__file__, encoding="utf-8") as source:
         tags = re.findall(r"\(([A-Z]+)-(\d+)\)$", source.read(), re.MULTILINE)
     assert len({name for name, _ in tags}) == 1

@@ -1,4 +1,4 @@
-"""The checker finds planted mistakes and names them, and finds none in right solutions."""
+"""The checker finds and names planted mistakes, and reports none in right solutions."""
 
 import json
 import subprocess
@@ -21,11 +21,13 @@ def report_on(text, folder):
     (folder / "report").write_text("")
     work(folder / "mine.py", folder / "report")
     lines = [json.loads(line) for line in (folder / "report").read_text().splitlines()]
-    return {name: (outcome.replace("failed", "wrong"), said) for name, outcome, said in lines if outcome != "begun"}
+    return {
+        name: (outcome.replace("failed", "wrong"), message) for name, outcome, message in lines if outcome != "begun"
+    }
 
 
 @pytest.mark.parametrize("style", ["in_numpy", "in_torch"])
-def test_no_false_alarm(style, tmp_path):
+def test_right_solutions_raise_no_false_alarm(style, tmp_path):
     found = report_on((LEARNERS / f"{style}.py").read_text(), tmp_path)
     assert set(found.values()) == {("right", "")}
     assert set(ORDER) - set(found) <= {"attention_step_backward"}
@@ -48,7 +50,7 @@ def within(function, *changes):
     return RIGHT[:start] + body + RIGHT[end:]
 
 
-# function, old, new, what the diagnosis must say (None: that it is wrong is enough)
+# function, old, new, what the diagnosis must say (None: it is enough that the function is called wrong)
 PLANTED = [
     ("rnn_step_forward", "+ b", "", "bias b is forgotten"),
     ("rnn_step_forward", "prev_h.dot(Wh)", "prev_h.dot(Wh.T)", "Wh is transposed"),
@@ -139,8 +141,8 @@ PLANTED = [
     ("attention_forward", "prev_h, prev_c, cache = h0, h0, []", "prev_h, prev_c, cache = h0, 0 * h0, []", "c0 must be the mean"),
     ("attention_backward", "dprev_h = dprev_h + np", "dprev_h + np", "the attention's query"),
     ("attention_backward", "(dw - (w * dw).sum(axis=1, keepdims=True))", "dw", "softmax's derivative is incomplete"),
-    ("attention_backward", '        dcells += np.einsum("ng,nh->nhg", ds, query)\n', "", "comes through the scores"),
-    ("attention_backward", "dcells += ((dprev_h", "0 * ((dprev_h", "comes through h0 and c0"),
+    ("attention_backward", '        dregions += np.einsum("ng,nh->nhg", ds, query)\n', "", "comes through the scores"),
+    ("attention_backward", "dregions += ((dprev_h", "0 * ((dprev_h", "comes through h0 and c0"),
     ("temporal_softmax_loss", "losses.sum() / N", "losses.mean()", "mean over N and T"),
     ("temporal_softmax_loss", "losses.sum() / N", "losses.sum()", "summed over the batch too"),
     ("temporal_softmax_loss", "* (words != ignore_index)", "", "NULL is counted"),
@@ -222,7 +224,7 @@ def test_the_losses_of_both_courses_are_checked_as_they_are(tmp_path):
     assert wrong["temporal_softmax_loss"][0] == "right" and "it overflows" in wrong["temporal_softmax_loss"][1]
 
 
-def test_a_softmax_that_overflows_is_remarked_upon(tmp_path):
+def test_a_softmax_that_overflows_is_reported(tmp_path):
     found = report_on(RIGHT.replace("- scores.max(axis=1, keepdims=True)", ""), tmp_path)["dot_product_attention"]
     assert found[0] == "right" and "it overflows" in found[1]
 
@@ -238,12 +240,12 @@ def test_a_backward_is_not_blamed_for_a_forward_that_fails(tmp_path):
     assert report_on(unwritten, tmp_path)["rnn_step_backward"][1].endswith("which is not written yet")
 
 
-def test_a_right_da_is_not_suspected(tmp_path):
+def test_a_right_da_is_not_blamed(tmp_path):
     found = report_on(within("lstm_step_backward", ("da.sum(axis=0)", "1.001 * da.sum(axis=0)")), tmp_path)
     assert "db is off" in found["lstm_step_backward"][1] and "da is right" in found["lstm_step_backward"][1]
 
 
-def test_a_backward_without_its_forward_says_so(tmp_path):
+def test_a_backward_without_its_forward_is_not_checked(tmp_path):
     start, end = RIGHT.index("def rnn_step_forward"), RIGHT.index("def rnn_step_backward")
     found = report_on(RIGHT[:start] + RIGHT[end:], tmp_path)
     assert found["rnn_step_backward"] == (
@@ -283,7 +285,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
-def test_the_command_line_and_its_time_limit(tmp_path):
+def test_the_command_reports_by_exit_code_and_keeps_its_time_limit(tmp_path):
     mine = tmp_path / "mine.py"
     assert run("--new", mine).returncode == 0
     again = run("--new", mine)
@@ -298,7 +300,7 @@ def test_the_command_line_and_its_time_limit(tmp_path):
     endless = run(mine, "--timeout", "8")
     assert endless.returncode == 1
     assert "rnn_backward               WRONG: it did not finish within 8 seconds" in endless.stdout
-    assert "17 right, 1 wrong" in endless.stdout  # the others are checked all the same
+    assert "17 right, 1 wrong" in endless.stdout  # the other functions are checked nevertheless
     mine.write_text(
         RIGHT.replace("def rnn_forward(x, h0, Wx, Wh, b):", "def rnn_forward(x, h0, Wx, Wh, b):\n    exit(3)")
     )
@@ -318,7 +320,7 @@ def test_the_command_line_and_its_time_limit(tmp_path):
         assert unusable.returncode == 2 and message in unusable.stderr and "Traceback" not in unusable.stderr
 
 
-def test_files_that_can_not_be_used(tmp_path):
+def test_unusable_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no such file; --new"):
         main([str(tmp_path / "none.py")])
     with pytest.raises(InputError, match="is a folder; name a Python file"):

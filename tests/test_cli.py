@@ -59,7 +59,7 @@ def test_evaluation_prints_loss_and_draws_samples(trained, tmp_path, capsys):
     assert all(("attention" in name) == (name not in expected) for name in names)
 
 
-def test_metrics_and_baselines(trained, tmp_path, capsys):
+def test_metrics_and_baselines_are_printed_and_written(trained, tmp_path, capsys):
     cell, out = trained
     checkpoint = ["--checkpoint", str(out / f"{cell}_best.pt"), "--out", str(tmp_path), "--num-samples", "0"]
     run_test(cell, [*checkpoint, "--metrics", "--baselines", "--beam", "2"])
@@ -75,7 +75,7 @@ def test_metrics_and_baselines(trained, tmp_path, capsys):
     assert human["CIDEr"] > result["scores"]["the model"]["CIDEr"]  # after two epochs
 
 
-def test_one_reference_per_image_is_said(scenes_file, tmp_path, capsys):
+def test_scores_with_one_reference_per_image_come_with_a_warning(scenes_file, tmp_path, capsys):
     data = torch.load(scenes_file, weights_only=True)
     for split in ("train", "val"):
         first = [(data[f"{split}_image_index"] == k).nonzero()[0].item() for k in range(len(data[f"{split}_images"]))]
@@ -90,7 +90,7 @@ def test_one_reference_per_image_is_said(scenes_file, tmp_path, capsys):
     assert "one reference per image: these scores are far below" in capsys.readouterr().out
 
 
-def test_patience_ends_a_run_and_the_best_epoch_is_kept(scenes_file, tmp_path, monkeypatch, capsys):
+def test_patience_ends_a_run_and_the_best_epoch_is_reported(scenes_file, tmp_path, monkeypatch, capsys):
     ciders = iter([10.0, 30.0, 20.0, 25.0, 99.0])
     monkeypatch.setattr(trainer, "validation_cider", lambda *_: next(ciders))
     train("rnn", scenes_file, tmp_path, "--epochs", "9", "--patience", "2")
@@ -103,15 +103,15 @@ def test_images_are_captioned_without_data(trained, tmp_path, capsys):
     cell, out = trained
     Image.new("RGB", (300, 200), "blue").save(tmp_path / "blue.jpg")
     Image.new("L", (50, 60), 80).save(tmp_path / "gray.png")
-    (tmp_path / "broken.jpg").write_text("no")
+    (tmp_path / "damaged.jpg").write_text("no")
     with pytest.raises(RunFailed, match="1 of 3 images could not be read; the others are captioned"):
         run_test(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path)])
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert [line.split(": ")[0] for line in lines] == [str(tmp_path / "blue.jpg"), str(tmp_path / "gray.png")]
-    assert "broken.jpg" in captured.err
+    assert "damaged.jpg" in captured.err
     with pytest.raises(InputError, match="none of the images could be read"):
-        run_test(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path / "broken.jpg")])
+        run_test(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path / "damaged.jpg")])
 
 
 def test_json_keeps_the_order_of_the_input(trained, tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_json_keeps_the_order_of_the_input(trained, tmp_path, capsys):
     assert [("caption" in result) for result in results] == [True, False, True, True]
 
 
-def test_json_patterns_and_beams(trained, tmp_path, capsys):
+def test_image_patterns_and_search_flags_work_and_contradictory_flags_are_refused(trained, tmp_path, capsys):
     cell, out = trained
     for name in ("a", "b"):
         Image.new("RGB", (30, 20), "blue").save(tmp_path / f"{name}.png")
@@ -146,25 +146,25 @@ def test_json_patterns_and_beams(trained, tmp_path, capsys):
         run_test(cell, [*checkpoint[:2], "--image", f"{tmp_path}/none*.png"])
 
 
-def test_length_batches_and_augmentation_train_and_resume(scenes_file, tmp_path):
+def test_two_runs_with_length_batches_and_augmentation_are_identical(scenes_file, tmp_path):
     settings = ["--batching", "length", "--augment", "--image-norm", "batchnorm", "--image-input", "first-token"]
-    train("rnn", scenes_file, tmp_path / "whole", "--epochs", "2", *settings)
-    train("rnn", scenes_file, tmp_path / "parts", "--epochs", "2", *settings)
-    whole, parts = (load_checkpoint(tmp_path / name / "rnn_last.pt") for name in ("whole", "parts"))
-    assert whole.settings["image_size"] == 98 and whole.stored_size == 112
-    assert all(torch.equal(whole.weights[name], parts.weights[name]) for name in whole.weights)
+    train("rnn", scenes_file, tmp_path / "first", "--epochs", "2", *settings)
+    train("rnn", scenes_file, tmp_path / "second", "--epochs", "2", *settings)
+    first, second = (load_checkpoint(tmp_path / name / "rnn_last.pt") for name in ("first", "second"))
+    assert first.settings["image_size"] == 98 and first.stored_size == 112
+    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
     with pytest.raises(InputError, match="--augment can't crop 200 pixels from images of 112"):
         train("rnn", scenes_file, tmp_path, "--augment", "--image-size", "200")
 
 
-def test_a_checkpoint_of_another_cell_names_the_right_script(trained):
+def test_a_checkpoint_of_another_cell_is_refused_and_the_right_script_is_named(trained):
     cell, out = trained
     other = "lstm" if cell != "lstm" else "attn"
     with pytest.raises(InputError, match=f"use {script_for('test', cell)} --checkpoint"):
         run_test(other, ["--checkpoint", str(out / f"{cell}_best.pt")])
 
 
-def test_another_vocabulary_is_refused(trained, tmp_path):
+def test_data_with_another_vocabulary_is_refused(trained, tmp_path):
     cell, out = trained
     data = make_scenes(num_train=2, num_val=1, seed=5)
     torch.save(data, tmp_path / "other.pt")
@@ -196,7 +196,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights(step, scenes_file, tmp_p
     assert losses[0] == losses[1] and len(losses[0]) == 3
 
 
-def test_finetuning_changes_the_encoder_and_the_checkpoint_carries_it(scenes_file, tmp_path):
+def test_finetuning_changes_the_encoder_and_the_checkpoint_contains_it(scenes_file, tmp_path):
     torch.save(torchvision.models.regnet_x_400mf(weights=None).state_dict(), tmp_path / "w.pth")
     for weights in ("none", str(tmp_path / "w.pth")):
         train("rnn", scenes_file, tmp_path, "--epochs", "1", "--finetune-encoder", "--encoder-weights", weights)
@@ -208,7 +208,7 @@ def test_finetuning_changes_the_encoder_and_the_checkpoint_carries_it(scenes_fil
     assert not captioner.training
 
 
-def test_dry_run_touches_nothing_else(scenes_file, tmp_path, capsys):
+def test_a_dry_run_writes_only_into_its_own_folder(scenes_file, tmp_path, capsys):
     before = set(scenes_file.parent.iterdir())
     train("attn", scenes_file, tmp_path, "--dry-run", "--epochs", "50", "--batch-size", "2")
     assert [p.name for p in tmp_path.iterdir()] == ["dry-run"]
@@ -216,7 +216,7 @@ def test_dry_run_touches_nothing_else(scenes_file, tmp_path, capsys):
     assert load_checkpoint(tmp_path / "dry-run/attn_last.pt").training["step"] <= 4
 
 
-def test_bf16_trains(scenes_file, tmp_path):
+def test_training_in_bf16_keeps_float32_weights(scenes_file, tmp_path):
     train("attn", scenes_file, tmp_path, "--epochs", "1", "--precision", "bf16")
     assert load_checkpoint(tmp_path / "attn_last.pt").weights["cell.Wx"].dtype == torch.float32
 
@@ -226,7 +226,7 @@ def test_a_nonfinite_loss_stops_the_run(scenes_file, tmp_path):
         train("rnn", scenes_file, tmp_path, "--epochs", "9", "--learning-rate", "1e30", "--clip", "0")
 
 
-def test_arguments_from_a_file(tmp_path):
+def test_arguments_are_read_from_a_file(tmp_path):
     (tmp_path / "x.args").write_text("--epochs 3 --name 'two words'  # why\n\n# a comment\n--flag\n")
     parser = ArgumentParser()
     (
@@ -242,7 +242,7 @@ def test_arguments_from_a_file(tmp_path):
     "error, code",
     [(None, 0), (OSError("disk full"), 1), (InputError("no"), 2), (KeyboardInterrupt(), 130)],
 )
-def test_exit_codes(error, code, capsys):
+def test_every_kind_of_error_has_its_exit_code(error, code, capsys):
     def main():
         if error:
             raise error
@@ -271,23 +271,23 @@ def test_scripts_report_wrong_input_in_one_line_with_exit_code_2(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "lstm_attention"])
-def test_help(name):
+def test_every_script_prints_its_help(name):
     for script in (f"train_{name}.py", f"test_{name}.py"):
         result = run_script(script, "--help")
         assert result.returncode == 0 and "--" in result.stdout
 
 
-# --------------------------------------------------------------------- faults that were found in review
+# ------------------------------------------------------------------- bugs that were found in review
 
 
-def test_resume_refuses_other_settings_and_takes_the_checkpoints_encoder(scenes_file, tmp_path):
+def test_resume_refuses_other_settings_and_uses_the_checkpoints_encoder(scenes_file, tmp_path):
     train("lstm", scenes_file, tmp_path / "a", "--epochs", "1")
     with pytest.raises(InputError, match=r"was trained with --seed 0, not 5; leave it as it was to resume"):
         train("lstm", scenes_file, tmp_path / "a", "--epochs", "2", "--resume", "--seed", "5")
     with pytest.raises(InputError, match=r"was trained with --batch-size 16, not 4"):
         train("lstm", scenes_file, tmp_path / "a", "--epochs", "2", "--resume", "--batch-size", "4")
     before = load_checkpoint(tmp_path / "a/lstm_last.pt").weights
-    # other weights in the flags: those of the checkpoint count, for the features too
+    # the flags name other weights: those of the checkpoint are used, also for the features
     torch.save(torchvision.models.regnet_x_400mf(weights=None).state_dict(), tmp_path / "w.pth")
     more = ["--encoder-weights", str(tmp_path / "w.pth")]
     train("lstm", scenes_file, tmp_path / "b", "--epochs", "2", "--resume", str(tmp_path / "a/lstm_last.pt"), *more)
@@ -298,7 +298,7 @@ def test_resume_refuses_other_settings_and_takes_the_checkpoints_encoder(scenes_
     train("lstm", scenes_file, tmp_path / "whole", "--epochs", "2")
     loss = [load_checkpoint(path).training["history"][1]["val_loss"] for path in
             (tmp_path / "whole/lstm_last.pt", tmp_path / "b/lstm_last.pt")]  # fmt: skip
-    assert abs(loss[0] - loss[1]) < 1  # the schedule was stretched; the pictures are seen in the same way
+    assert abs(loss[0] - loss[1]) < 1  # the schedule was stretched, but the features are the same
 
 
 def test_an_epoch_that_was_not_evaluated_is_evaluated_on_resume(scenes_file, tmp_path):
@@ -310,7 +310,7 @@ def test_an_epoch_that_was_not_evaluated_is_evaluated_on_resume(scenes_file, tmp
     assert [row["epoch"] for row in load_checkpoint(tmp_path / "rnn_last.pt").training["history"]] == [1, 2]
 
 
-def test_captions_of_a_single_image_can_be_trained_on(scenes_file, tmp_path):
+def test_training_works_on_captions_of_a_single_image(scenes_file, tmp_path):
     train("rnn", scenes_file, tmp_path, "--epochs", "1", "--num-train", "2")
     assert load_checkpoint(tmp_path / "rnn_last.pt").weights["cell.Wx"].isfinite().all()
 
@@ -330,7 +330,7 @@ def test_captions_of_a_single_image_can_be_trained_on(scenes_file, tmp_path):
         ("@{folder}/self.args", "an @FILE can't be read"),
     ],
 )
-def test_wrong_flags_are_one_line(flags, message, tmp_path, capsys):
+def test_a_wrong_flag_gives_a_message_of_one_line(flags, message, tmp_path, capsys):
     (tmp_path / "quote.args").write_text("--data it's.pt")
     (tmp_path / "latin.args").write_bytes("--data ä".encode("latin-1"))
     (tmp_path / "self.args").write_text(f"@{tmp_path}/self.args")
@@ -341,19 +341,19 @@ def test_wrong_flags_are_one_line(flags, message, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_length_penalty_is_a_finite_number(value, capsys):
+def test_a_length_penalty_that_is_not_finite_is_refused(value, capsys):
     with pytest.raises(SystemExit):
         run_test("rnn", ["--checkpoint", "x.pt", f"--length-penalty={value}"])
     assert f"{value} is not a finite number" in capsys.readouterr().err
 
 
-def test_out_of_memory_is_one_line(capsys):
+def test_out_of_memory_gives_advice_and_exit_code_1(capsys):
     with pytest.raises(SystemExit) as exit:
         run_command(lambda: torch.empty(10**15))
     assert exit.value.code == 1 and "use a smaller --batch-size" in capsys.readouterr().err
 
 
-def test_a_finished_run_can_be_resumed_only_with_more_epochs(scenes_file, tmp_path, capsys):
+def test_a_finished_run_continues_only_with_more_epochs(scenes_file, tmp_path, capsys):
     train("rnn", scenes_file, tmp_path / "a", "--epochs", "1")
     train("rnn", scenes_file, tmp_path / "a", "--epochs", "1", "--resume")  # nothing to do
     assert "epoch 1:" in capsys.readouterr().out

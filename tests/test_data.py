@@ -1,3 +1,5 @@
+"""Caption files: valid ones, damaged ones, the built-in scenes, and the download."""
+
 import http.server
 import threading
 
@@ -9,11 +11,11 @@ from rnn_lstm_captioning.data import scenes
 from rnn_lstm_captioning.data.caption_file import check_captions, download, load_captions
 from rnn_lstm_captioning.data.vocabulary import SPECIAL_TOKENS, decode_captions, tokenize
 
-TOKENS = [*SPECIAL_TOKENS, "a", "dog"]
+WORDS = [*SPECIAL_TOKENS, "a", "dog"]
 
 
 def valid_data():
-    data = {"vocab": {"idx_to_token": list(TOKENS), "token_to_idx": {t: i for i, t in enumerate(TOKENS)}}}
+    data = {"vocab": {"idx_to_token": list(WORDS), "token_to_idx": {t: i for i, t in enumerate(WORDS)}}}
     for split in ("train", "val"):
         data[f"{split}_images"] = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
         data[f"{split}_captions"] = torch.tensor([[1, 4, 5, 2, 0], [1, 5, 2, 0, 0], [1, 3, 5, 4, 2]])
@@ -26,7 +28,7 @@ def test_a_file_of_the_course_format_loads(tmp_path):
         path = tmp_path / f"{old_format}.pt"
         torch.save(data, path, _use_new_zipfile_serialization=not old_format)
         loaded = load_captions(path)
-        assert loaded.source == str(path) and loaded.idx_to_word == TOKENS
+        assert loaded.source == str(path) and loaded.idx_to_word == WORDS
         train = loaded.splits["train"]
         assert torch.equal(train.images, data["train_images"]) and train.image_index.tolist() == [0, 1, 2]
         assert train.references is None and "test" not in loaded.splits
@@ -46,7 +48,7 @@ def test_a_file_with_several_captions_per_image_and_a_test_split_loads(tmp_path)
     assert len(loaded.splits["val"].first(1).references) == 1
 
 
-def broken(**changes):
+def damaged(**changes):
     data = valid_data()
     for key, value in changes.items():
         if value is None:
@@ -56,48 +58,51 @@ def broken(**changes):
     return data
 
 
-def broken_vocabulary(**changes):
+def damaged_vocabulary(**changes):
     data = valid_data()
     data["vocab"] |= changes
     return data
 
 
 def rows(*first):
-    """Three captions, the first of which are given."""
+    """Three captions; the first of them are given."""
     return torch.tensor([*first, *[[1, 4, 5, 2, 0]] * (3 - len(first))])
 
 
 FAULTS = [
     ([1, 2], "it holds a list, not a dict"),
-    (broken(train_images=None), "train_images is missing"),
-    (broken(val_captions=None), "val_captions is missing"),
-    (broken(train_images=torch.zeros(3, 3, 8, 8)), r"train_images has dtype torch\.float32, wanted torch\.uint8"),
-    (broken(train_images=torch.zeros(3, 8, 8, dtype=torch.uint8)), r"train_images has shape \(3, 8, 8\), wanted"),
-    (broken(val_captions=torch.zeros(3, 5)), r"val_captions has dtype torch\.float32, wanted torch\.int64"),
-    (broken(val_captions=torch.zeros(3, dtype=torch.int64)), r"val_captions has shape \(3,\), wanted \(R, L\)"),
-    (broken(val_captions=torch.zeros(0, 5, dtype=torch.int64)), "val has no images or no captions"),
-    (broken(val_captions=torch.full((3, 5), 6)), "indices from 6 to 6, but the vocabulary has 6 words"),
-    (broken(val_captions=torch.full((3, 5), -1)), "indices from -1 to -1"),
-    (broken(val_captions=torch.full((3, 5), 4)), "val_captions row 0 does not begin with <START>"),
-    (broken(val_captions=rows([1, 4, 2, 0, 0], [1, 4, 0, 5, 2])), "val_captions row 1 has <NULL> before its last word"),
-    (broken(val_captions=rows([1, 4, 0, 0, 0])), "val_captions row 0 has no <END>"),
-    (broken(val_captions=rows([1, 4, 5, 4, 5])), "val_captions row 0 has no <END>"),
-    (broken(val_captions=rows([1, 4, 2, 5, 0])), "val_captions row 0 has words after <END>"),
-    (broken(val_captions=rows([1, 4, 2, 2, 0])), "val_captions row 0 has more than one <END>"),
-    (broken(val_captions=rows([1, 4, 1, 2, 0])), "val_captions row 0 has a second <START>"),
-    (broken(val_captions=rows([1, 0, 0, 0, 0])), "val_captions row 0 has nothing after <START>"),
-    (broken(val_captions=torch.tensor([[1, 4, 2, 0, 0]] * 4)), "3 images and 4 captions, and no val_image_index"),
+    (damaged(train_images=None), "train_images is missing"),
+    (damaged(val_captions=None), "val_captions is missing"),
+    (damaged(train_images=torch.zeros(3, 3, 8, 8)), r"train_images has dtype torch\.float32, wanted torch\.uint8"),
+    (damaged(train_images=torch.zeros(3, 8, 8, dtype=torch.uint8)), r"train_images has shape \(3, 8, 8\), wanted"),
+    (damaged(val_captions=torch.zeros(3, 5)), r"val_captions has dtype torch\.float32, wanted torch\.int64"),
+    (damaged(val_captions=torch.zeros(3, dtype=torch.int64)), r"val_captions has shape \(3,\), wanted \(R, L\)"),
+    (damaged(val_captions=torch.zeros(0, 5, dtype=torch.int64)), "val has no images or no captions"),
+    (damaged(val_captions=torch.full((3, 5), 6)), "indices from 6 to 6, but the vocabulary has 6 words"),
+    (damaged(val_captions=torch.full((3, 5), -1)), "indices from -1 to -1"),
+    (damaged(val_captions=torch.full((3, 5), 4)), "val_captions row 0 does not begin with <START>"),
     (
-        broken(val_image_index=torch.zeros(2, dtype=torch.int64)),
+        damaged(val_captions=rows([1, 4, 2, 0, 0], [1, 4, 0, 5, 2])),
+        "val_captions row 1 has <NULL> before its last word",
+    ),
+    (damaged(val_captions=rows([1, 4, 0, 0, 0])), "val_captions row 0 has no <END>"),
+    (damaged(val_captions=rows([1, 4, 5, 4, 5])), "val_captions row 0 has no <END>"),
+    (damaged(val_captions=rows([1, 4, 2, 5, 0])), "val_captions row 0 has words after <END>"),
+    (damaged(val_captions=rows([1, 4, 2, 2, 0])), "val_captions row 0 has more than one <END>"),
+    (damaged(val_captions=rows([1, 4, 1, 2, 0])), "val_captions row 0 has a second <START>"),
+    (damaged(val_captions=rows([1, 0, 0, 0, 0])), "val_captions row 0 has nothing after <START>"),
+    (damaged(val_captions=torch.tensor([[1, 4, 2, 0, 0]] * 4)), "3 images and 4 captions, and no val_image_index"),
+    (
+        damaged(val_image_index=torch.zeros(2, dtype=torch.int64)),
         r"val_image_index is not an int64 tensor of shape \(3,\)",
     ),
-    (broken(val_image_index=torch.tensor([0, 1, 3])), "val_image_index runs from 0 to 3, for 3 images"),
-    (broken(val_references=[["a"]]), "val_references is not a list with one entry for each of the 3 images"),
-    (broken(vocab=None), "vocab is missing"),
-    (broken_vocabulary(idx_to_token=None), r"vocab\['idx_to_token'\] is missing"),
-    (broken_vocabulary(token_to_idx={"a": 0}), r"vocab\['token_to_idx'\] is not the inverse"),
-    (broken_vocabulary(idx_to_token=[*TOKENS, "dog"]), r"vocab\['token_to_idx'\] is not the inverse"),
-    (broken_vocabulary(idx_to_token=TOKENS[1:]), "the vocabulary begins with"),
+    (damaged(val_image_index=torch.tensor([0, 1, 3])), "val_image_index runs from 0 to 3, for 3 images"),
+    (damaged(val_references=[["a"]]), "val_references is not a list with one entry for each of the 3 images"),
+    (damaged(vocab=None), "vocab is missing"),
+    (damaged_vocabulary(idx_to_token=None), r"vocab\['idx_to_token'\] is missing"),
+    (damaged_vocabulary(token_to_idx={"a": 0}), r"vocab\['token_to_idx'\] is not the inverse"),
+    (damaged_vocabulary(idx_to_token=[*WORDS, "dog"]), r"vocab\['token_to_idx'\] is not the inverse"),
+    (damaged_vocabulary(idx_to_token=WORDS[1:]), "the vocabulary begins with"),
 ]
 
 
@@ -109,7 +114,7 @@ def test_each_fault_has_a_message_that_names_file_and_key(data, message, tmp_pat
         load_captions(path)
 
 
-def test_a_file_that_is_not_ours_is_refused_without_running_it(tmp_path):
+def test_a_file_of_another_kind_is_refused_and_its_code_never_runs(tmp_path):
     import pickle
 
     class Evil:
@@ -143,7 +148,8 @@ def test_scenes_are_a_valid_caption_file_with_five_references(some_scenes):
     assert len(data.splits["val"]) == 250 and all(len(set(r)) == 5 for r in data.splits["val"].references)
     texts = decode_captions(data.splits["val"].captions, data.idx_to_word)
     for text, image in zip(texts, data.splits["val"].image_index):
-        assert text in [" ".join(tokenize(r)) for r in data.splits["val"].references[image]]  # nothing cut or unknown
+        # no word is cut or unknown
+        assert text in [" ".join(tokenize(r)) for r in data.splits["val"].references[image]]
 
 
 def test_scenes_have_many_distinct_captions(some_scenes):
@@ -157,7 +163,7 @@ def test_scenes_are_deterministic_by_seed():
 
 
 def test_scenes_show_what_their_captions_say(some_scenes):
-    """The named colours are in the picture, where the caption says."""
+    """The named colours are in the image, where the caption says."""
     checked = 0
     for image, references in zip(some_scenes["val_images"], some_scenes["val_references"]):
         words = references[0].split()
@@ -187,7 +193,7 @@ def test_scenes_show_what_their_captions_say(some_scenes):
 
 @pytest.fixture
 def server():
-    """Serves ``content`` under /file, with ranges if ``resumable``; ``cut`` ends each answer early."""
+    """A server of ``content`` at /file. It accepts ranges if ``resumable``, and ``cut`` ends each answer early."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         content, resumable, cut, ranges = bytes(range(256)) * 4000, True, None, []
@@ -219,7 +225,7 @@ def fetch(server, path):
     return pieces
 
 
-def test_download_appears_whole_and_only_once(server, tmp_path):
+def test_a_download_appears_only_when_complete_and_is_not_repeated(server, tmp_path):
     path = tmp_path / "folder" / "coco.pt"
     assert sum(fetch(server, path)) == len(server.content)
     assert path.read_bytes() == server.content and list(path.parent.iterdir()) == [path]
@@ -227,7 +233,7 @@ def test_download_appears_whole_and_only_once(server, tmp_path):
 
 
 @pytest.mark.parametrize("resumable", [True, False])
-def test_download_goes_on_after_an_interruption(server, tmp_path, resumable):
+def test_a_download_continues_after_an_interruption(server, tmp_path, resumable):
     path = tmp_path / "coco.pt"
     server.cut = 300_000
     with pytest.raises(InputError, match="run the command again"):
@@ -239,7 +245,7 @@ def test_download_goes_on_after_an_interruption(server, tmp_path, resumable):
     assert server.ranges == [0, 300_000 if resumable else 0]
 
 
-def test_download_of_a_wrong_size_or_without_a_server_fails(server, tmp_path):
+def test_a_download_of_the_wrong_size_or_without_a_server_fails(server, tmp_path):
     path = tmp_path / "coco.pt"
     with pytest.raises(InputError, match="it is not the expected file"):
         download(server.url, path, 1000)

@@ -1,4 +1,4 @@
-"""Greedy, sampling and beam search, on language models small enough to know everything about them."""
+"""Greedy search, sampling and beam search, on language models so small that all captions can be enumerated."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from rnn_lstm_captioning.model.decoding import Decoding, beam_search, decode, gr
 
 
 class TableCaptioner:
-    """A language model that is a table: the scores of the next word depend on picture, time and last word."""
+    """A language model that is a table: the scores of the next word depend on image, time step and last word."""
 
     def __init__(self, table):
         self.table = table  # (N, L, V, V)
@@ -36,7 +36,7 @@ def allowed_log_probs(table, allow_unk):
 
 
 def all_captions(log_probs, L):
-    """Every caption of one picture with its log-probability: ended, or cut after L words."""
+    """Yields every caption of one image, its log-probability and its length. It ends, or is cut after L words."""
     V = log_probs.shape[-1]
     for length in range(1, L + 1):
         for words in itertools.product(range(V), repeat=length):
@@ -55,29 +55,29 @@ def random_table(N, L, V, seed, spread=2.0, end_bias=0.0):
 
 @settings(max_examples=60)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.7, 1.0]), st.booleans(), st.floats(-4, 2))
-def test_a_wide_beam_is_exhaustive_search(seed, length_penalty, allow_unk, end_bias):
+def test_a_wide_beam_equals_exhaustive_search(seed, length_penalty, allow_unk, end_bias):
     L, V = 4, 6
     table = random_table(2, L, V, seed, end_bias=end_bias)
     found = beam_search(
         TableCaptioner(table), torch.zeros(2, 1, 1, 1), Decoding(L, 64, length_penalty, allow_unk=allow_unk)
     )
-    for picture, log_probs in enumerate(allowed_log_probs(table, allow_unk)):
+    for image, log_probs in enumerate(allowed_log_probs(table, allow_unk)):
         best = max(all_captions(log_probs, L), key=lambda item: item[1] / item[2] ** length_penalty)
-        assert tuple(found.captions[picture].tolist()) == best[0]
-        assert found.log_probs[picture].item() == pytest.approx(best[1], abs=1e-10)
+        assert tuple(found.captions[image].tolist()) == best[0]
+        assert found.log_probs[image].item() == pytest.approx(best[1], abs=1e-10)
 
 
 cases = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(5, 9), st.integers(0, 10**6), st.floats(-60, 4))
 
 
 def check_caption(captions, log_probs, table, allow_unk):
-    """Whether captions are well-formed, and as probable as is claimed."""
+    """Captions are well-formed, and their log-probabilities are right."""
     expected = allowed_log_probs(table, allow_unk)
-    for row, log_prob, picture in zip(captions.tolist(), log_probs.tolist(), expected):
+    for row, log_prob, table_of_image in zip(captions.tolist(), log_probs.tolist(), expected):
         words = row[: row.index(END) + 1] if END in row else row
         assert all(word == NULL for word in row[len(words) :])
         assert NULL not in words and START not in words and (allow_unk or UNK not in words)
-        total = sum(picture[t, last, word].item() for t, (last, word) in enumerate(zip([START, *words], words)))
+        total = sum(table_of_image[t, last, word].item() for t, (last, word) in enumerate(zip([START, *words], words)))
         assert log_prob == pytest.approx(total, abs=1e-8)
 
 
@@ -102,7 +102,7 @@ def test_beam_search_returns_captions_that_rank_no_lower_than_the_greedy_ones(ca
 
 @settings(max_examples=100)
 @given(cases, st.sampled_from([0.3, 1.0, 2.0]), st.sampled_from([None, 1, 3]), st.sampled_from([None, 0.2, 1.0]))
-def test_sampling_draws_allowed_words_and_knows_their_probability(case, temperature, top_k, top_p):
+def test_sampling_draws_allowed_words_and_returns_their_probability(case, temperature, top_k, top_p):
     N, L, V, seed, end_bias = case
     table = random_table(N, L, V, seed, end_bias=end_bias)
     captioner, features = TableCaptioner(table), torch.zeros(N, 1, 1, 1)
@@ -132,7 +132,7 @@ def test_every_search_continues_a_beginning(case, data):
         assert found.captions[:, : len(beginning)].tolist() == [beginning] * N
         check_caption(found.captions, found.log_probs, table, allow_unk=False)
     wide = beam_search(captioner, features[:1], Decoding(L, V**2), beginning) if L <= 3 else None
-    if wide is not None:  # exhaustive
+    if wide is not None:  # exhaustive search
         captions = all_captions(allowed_log_probs(table, False)[0], L)
         best = max((item for item in captions if [*item[0][: len(beginning)]] == beginning), key=lambda item: item[1])
         assert wide.log_probs[0].item() == pytest.approx(best[1], abs=1e-10)
@@ -186,7 +186,7 @@ def test_settings_out_of_range_are_refused(values, message):
         Decoding(**values)
 
 
-def test_the_smallest_temperature_is_greedy():
+def test_a_tiny_temperature_equals_greedy_search():
     captioner, features = TableCaptioner(random_table(3, 4, 8, 1).float()), torch.zeros(3, 1, 1, 1)
     drawn = sampling_search(captioner, features, Decoding(4, temperature=1e-300))
     assert torch.equal(drawn.captions, greedy_search(captioner, features, 4).captions)
@@ -198,7 +198,7 @@ def test_beams_of_a_real_captioner_do_not_mix_images(cell, image_input):
     if CELLS_BY_NAME[cell].uses_grid and image_input == "first-token":
         return
     captioner = tiny_captioner(cell, V=9, image_input=image_input).eval()
-    captioner.vocabulary_projection.W.data *= 6  # opinions, so that captions differ and end at different times
+    captioner.vocabulary_projection.W.data *= 6  # clear preferences, so that captions differ and end at different times
     features = 3 * torch.randn(7, 6, 2, 3, dtype=torch.float64)
     together = beam_search(captioner, features, Decoding(6, 3))
     for row in range(7):
@@ -207,7 +207,7 @@ def test_beams_of_a_real_captioner_do_not_mix_images(cell, image_input):
         torch.testing.assert_close(alone.log_probs[0], together.log_probs[row])
         if together.attn_weights is not None:
             torch.testing.assert_close(alone.attn_weights[0], together.attn_weights[row])
-    # the probability is that of teacher forcing on the same words
+    # the log-probability equals that of teacher forcing with the same words
     words = together.captions
     scores = captioner.scores(features, torch.cat([torch.full((7, 1), START), words[:, :-1]], 1))
     scores[..., [NULL, START, UNK]] = -torch.inf

@@ -1,6 +1,6 @@
-"""The web page, as its visitors use it: in a headless Chromium, and fifty of them at once.
+"""The web page, as visitors use it: in a headless Chromium, and with fifty visitors at once.
 
-Needs requirements-demo.txt, `pip install playwright axe-playwright-python`, and Chromium.
+These tests need requirements-demo.txt, `pip install playwright axe-playwright-python`, and Chromium.
 """
 
 import html
@@ -34,7 +34,7 @@ from rnn_lstm_captioning.classroom import page as web  # noqa: E402, it imports 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 CELLS = ("attn", "lstm")
-KEPT = 10  # seconds: the tests do not wait a minute
+KEPT = 15  # seconds, instead of a minute, so that the tests are fast
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def site(trained_cells, tmp_path_factory):
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
-    assert list(folder.rglob("*.*")) == []  # nothing that was uploaded is kept
+    assert list(folder.rglob("*.*")) == []  # no uploaded file is left
     assert process.returncode == 0
 
 
@@ -84,12 +84,12 @@ def opened(context, site):
     return page
 
 
-def give(page, path):
+def upload(page, path):
     page.locator("input[type=file]").set_input_files(path)
 
 
-def said(page):
-    """The captions on the page, once they are there."""
+def captions_on(page):
+    """Wait for the captions on the page. Returns: their texts."""
     page.locator("figcaption b").first.wait_for()
     return page.locator("figcaption b").all_inner_texts()
 
@@ -99,11 +99,11 @@ def group(page, label, column=0):
 
 
 @in_a_browser
-def test_an_image_its_captions_and_another_word(page, trained_cells, captioners):
-    photo = trained_cells / "photo.png"
-    give(page, photo)
-    expected = [captioner.caption(photo, beam=5, max_length=web.MAX_WORDS) for captioner in captioners]
-    assert said(page) == [caption.text for caption in expected]
+def test_a_visitor_sees_the_captions_and_can_choose_another_word(page, trained_cells, captioners):
+    image = trained_cells / "photo.png"
+    upload(page, image)
+    expected = [captioner.caption(image, beam=5, max_length=web.MAX_WORDS) for captioner in captioners]
+    assert captions_on(page) == [caption.text for caption in expected]
 
     words = group(page, "Choose a word")
     place = min(2, len(expected[0].words) - 1)
@@ -115,16 +115,16 @@ def test_an_image_its_captions_and_another_word(page, trained_cells, captioners)
         re.fullmatch(r"(\S+) +(?:under )?([\d.]+) %", label).groups()
         for label in others.locator("label").all_inner_texts()
     ]
-    known = dict(captioners[0].next_words(features(captioners[0], photo), expected[0].words, web.TOP)[place])
+    known = dict(captioners[0].next_words(features(captioners[0], image), expected[0].words, web.TOP)[place])
     assert [label[0] for label in labels[: len(known)]] == [key if key != "<END>" else "(end)" for key in known]
     assert sum(float(percent) for _, percent in labels) <= 100.5
 
     other = next(key for key in known if key not in (word, "<END>"))
     others.get_by_role("radio", name=other, exact=False).first.check()
     beginning = [*expected[0].words[:place], other]
-    changed = captioners[0].caption(photo, beam=5, max_length=web.MAX_WORDS, beginning=beginning)
+    changed = captioners[0].caption(image, beam=5, max_length=web.MAX_WORDS, beginning=beginning)
     page.locator("figcaption b", has_text=changed.text).first.wait_for()
-    assert said(page)[1] == expected[1].text  # the other model's caption stays
+    assert captions_on(page)[1] == expected[1].text  # the other model's caption stays
     assert changed.words[: place + 1] == beginning
 
     group(page, "Choose a word", 1).get_by_role("radio").first.check()
@@ -137,13 +137,13 @@ def features(captioner, path):
 
 @in_a_browser
 def test_beam_width_and_temperature_change_the_captions(page, trained_cells, captioners):
-    give(page, trained_cells / "photo.png")
-    said(page)
+    upload(page, trained_cells / "photo.png")
+    captions_on(page)
     page.get_by_role("button", name="Beam width and temperature").click()
     beam, temperature = (page.locator("input[type=number]").nth(k) for k in range(2))
     sync_api.expect(beam).to_have_value("5")
-    page.wait_for_timeout(500)  # Gradio sets what has just unfolded once more
-    beam.fill("-3")  # taken as 1
+    page.wait_for_timeout(500)  # after a panel opens, Gradio sets its values once more
+    beam.fill("-3")  # used as 1
     page.keyboard.press("Enter")
     greedy = captioners[0].caption(trained_cells / "photo.png", max_length=web.MAX_WORDS)
     page.locator("figcaption b", has_text=re.compile(f"^{greedy.text}$")).first.wait_for()
@@ -153,12 +153,12 @@ def test_beam_width_and_temperature_change_the_captions(page, trained_cells, cap
     for _ in range(5):
         page.get_by_role("button", name="Caption again").click()
         page.wait_for_timeout(300)
-        seen.add(said(page)[0])
+        seen.add(captions_on(page)[0])
     assert len(seen) > 1
 
 
 @in_a_browser
-def test_the_keyboard_is_enough(page):
+def test_the_page_works_with_the_keyboard_alone(page):
     def tab_to(selector):
         for _ in range(30):
             page.keyboard.press("Tab")
@@ -168,7 +168,7 @@ def test_the_keyboard_is_enough(page):
 
     tab_to(".gallery-item")
     page.keyboard.press("Enter")
-    said(page)
+    captions_on(page)
     tab_to("input[type=radio]")
     page.keyboard.press("Space")
     group(page, "Instead of").wait_for()
@@ -180,14 +180,14 @@ def test_the_keyboard_is_enough(page):
 
 
 @in_a_browser
-def test_files_that_are_not_images_are_refused_in_a_sentence(page, tmp_path):
+def test_unusable_files_are_refused_with_a_message(page, tmp_path):
     (tmp_path / "<img src=x onerror=alert(1)>.png").write_text("hello")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "drawing.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
     Image.new("1", (60000, 60000)).save(tmp_path / "bomb.png")
     Image.new("L", (12000, 12000)).save(tmp_path / "large.png")
-    photo = Image.effect_noise((300, 200), 50)
-    photo.save(tmp_path / "whole.jpg")
+    image = Image.effect_noise((300, 200), 50)
+    image.save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:5000])
     (tmp_path / "heavy.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes() + bytes(21_000_000))
     (tmp_path / "page.html").write_text("<script>alert(1)</script>")
@@ -196,61 +196,61 @@ def test_files_that_are_not_images_are_refused_in_a_sentence(page, tmp_path):
         "<img src=x onerror=alert(1)>.png": "This file can not be used: it is not an image of a known kind (JPEG, ",
         "empty.jpg": "This file can not be used: it is not an image of a known kind (JPEG, ",
         "drawing.svg": "This file can not be used: it is not an image of a known kind (JPEG, ",
-        "bomb.png": "This file can not be used: it is too large, by far.",
+        "bomb.png": "This file can not be used: it is far too large.",
         "large.png": "This file can not be used: it is too large: 12000x12000 pixels.",
         "cut.jpg": "This file can not be used: image file is truncated",
         "heavy.jpg": "exceed the maximum allowed size of 20.0 Mb",
         "page.html": "Invalid file type: page.html",
     }.items():
-        give(page, tmp_path / "whole.jpg")
-        said(page)
+        upload(page, tmp_path / "whole.jpg")
+        captions_on(page)
         page.reload()
-        give(page, tmp_path / name)
+        upload(page, tmp_path / name)
         page.get_by_text(message).wait_for()
         assert page.locator("figure").count() == 0
-    give(page, tmp_path / "whole.jpg")  # and the page still works
-    said(page)
+    upload(page, tmp_path / "whole.jpg")  # and the page still works
+    captions_on(page)
 
 
 @in_a_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_everybody_can_read_it(browser, site, trained_cells, scheme, width):
+def test_the_page_is_accessible_in_every_width_and_colour_scheme(browser, site, trained_cells, scheme, width):
     phone = width < 500
     size = {"width": width, "height": 844}
     with browser.new_context(viewport=size, color_scheme=scheme, is_mobile=phone, has_touch=phone) as context:
         page = opened(context, site)
-        serious(page)
-        give(page, trained_cells / "photo.png")
-        said(page)
+        assert_accessible(page)
+        upload(page, trained_cells / "photo.png")
+        captions_on(page)
         page.get_by_role("radio").first.check()
         group(page, "Instead of").wait_for()
         page.get_by_role("button", name="Beam width and temperature").click()
-        page.wait_for_timeout(500)  # until what unfolds has its colour
-        serious(page)
+        page.wait_for_timeout(500)  # until the panel has its final colours
+        assert_accessible(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def serious(page):
-    """Nothing that axe-core calls serious or critical."""
+def assert_accessible(page):
+    """axe-core finds nothing that it calls serious or critical."""
     found = axe.Axe().run(page).response["violations"]
     found = [(v["id"], node["html"]) for v in found if v["impact"] in ("serious", "critical") for node in v["nodes"]]
     assert found == []
 
 
 @in_a_browser
-def test_no_internet_is_needed(browser, site, trained_cells):
+def test_the_page_requests_nothing_from_the_internet(browser, site, trained_cells):
     with browser.new_context() as context:
         asked = []
         context.on("request", lambda request: asked.append(request.url))
         page = opened(context, site)
-        give(page, trained_cells / "photo.png")
-        said(page)
+        upload(page, trained_cells / "photo.png")
+        captions_on(page)
         page.wait_for_timeout(500)
     assert asked and [url for url in asked if not url.startswith((site[0], "data:", "blob:"))] == []
 
 
-def test_fifty_visitors_at_once_are_all_answered(site, tmp_path, captioners):
+def test_fifty_visitors_at_once_all_get_their_captions(site, tmp_path, captioners):
     paths = [tmp_path / f"{k}.png" for k in range(50)]
     for k, path in enumerate(paths):
         Image.linear_gradient("L").rotate(7 * k).save(path)
@@ -272,7 +272,7 @@ def test_fifty_visitors_at_once_are_all_answered(site, tmp_path, captioners):
 def test_other_machines_and_other_files_are_out_of_reach(site):
     port = int(site[0].rstrip("/").split(":")[-1])
     socket.create_connection(("127.0.0.1", port)).close()
-    with pytest.raises(ConnectionRefusedError):  # it listens at this one address, not at all of them
+    with pytest.raises(ConnectionRefusedError):  # it listens at one address, not at all of them
         socket.create_connection(("127.0.0.2", port))
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(f"{site[0]}gradio_api/file=/etc/hostname")
@@ -281,7 +281,7 @@ def test_other_machines_and_other_files_are_out_of_reach(site):
 
 
 def ask(site, *arguments):
-    """What the page's interface for programs answers."""
+    """The answer of the page's API."""
     url = f"{site[0]}gradio_api/call/caption"
     question = urllib.request.Request(
         url, json.dumps({"data": arguments}).encode(), {"Content-Type": "application/json"}
@@ -301,20 +301,20 @@ def test_an_upload_is_soon_deleted(site, trained_cells):
     assert uploads and not any(path.exists() for path in uploads)
 
 
-def test_the_word_that_stands_there_is_always_among_the_choices(captioners, trained_cells):
-    photo = web.open_file(trained_cells / "photo.png", captioners)
-    told = web.predict(captioners[0], photo.features[0], beam=1, temperature=0)
+def test_the_current_word_is_always_among_the_choices(captioners, trained_cells):
+    opened_image = web.open_file(trained_cells / "photo.png", captioners)
+    prediction = web.predict(captioners[0], opened_image.features[0], beam=1, temperature=0)
     rare = captioners[0].model.idx_to_word[-1]
-    told = web.predict(captioners[0], photo.features[0], beam=1, temperature=0, beginning=[rare])
-    choices, here = web.alternatives(told, 0)
+    prediction = web.predict(captioners[0], opened_image.features[0], beam=1, temperature=0, beginning=[rare])
+    choices, here = web.alternatives(prediction, 0)
     assert here == rare and rare in [word for _, word in choices] and len(choices) in (web.TOP, web.TOP + 1)
-    told = web.predict(captioners[0], photo.features[0], beam=1, temperature=0, beginning=[rare, "<END>"])
-    assert web.words_to_choose(told) == [(rare, 0), ("(end)", 1)]
-    assert web.alternatives(told, 1)[1] == "<END>"
-    assert f"<b>{rare}</b>" in web.draw_figure(photo, told, 1)
+    prediction = web.predict(captioners[0], opened_image.features[0], beam=1, temperature=0, beginning=[rare, "<END>"])
+    assert web.words_to_choose(prediction) == [(rare, 0), ("(end)", 1)]
+    assert web.alternatives(prediction, 1)[1] == "<END>"
+    assert f"<b>{rare}</b>" in web.draw_figure(opened_image, prediction, 1)
 
 
-def test_a_page_left_open_for_long_says_so(captioners):
+def test_a_page_that_was_open_too_long_says_that_its_image_is_gone(captioners):
     with web.gr.Blocks():
         column = web.Column(0, captioners[0], "title")
     for choose in (lambda: column.look(None, None, 0), lambda: column.continue_caption(None, None, 0, "a", 3, 0)):
@@ -322,8 +322,8 @@ def test_a_page_left_open_for_long_says_so(captioners):
             choose()
 
 
-def test_wrong_arguments_are_said(trained_cells, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # which it sets
+def test_wrong_arguments_are_refused(trained_cells, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # demo.main sets it; this restores it after the test
     checkpoint = ["--checkpoint", str(trained_cells / "rnn_best.pt")]
     with pytest.raises(InputError, match="there are no images that can be read in"):
         demo.main([*checkpoint, "--examples", str(tmp_path)])
@@ -344,7 +344,7 @@ def test_wrong_arguments_are_said(trained_cells, tmp_path, monkeypatch, capsys):
     assert "80000 is not a port" in capsys.readouterr().err
 
 
-def test_without_gradio_it_says_what_to_install():
+def test_without_gradio_the_message_says_what_to_install():
     code = "import sys; sys.modules['gradio'] = None; from rnn_lstm_captioning.commands import common, demo; "
     code += "common.run_command(demo.main)"
     command = [sys.executable, "-c", code, "--checkpoint", "x.pt"]

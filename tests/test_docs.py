@@ -1,4 +1,4 @@
-"""The pages and the code say the same: tags, links, examples."""
+"""The pages agree with the code: tags, links, commands, examples."""
 
 import importlib
 import json
@@ -28,7 +28,7 @@ PAGES = [
 TAG = r"\([A-Z]+-\d+\)"
 
 
-def test_every_tag_stands_once_in_the_code_and_once_in_the_pages():
+def test_every_tag_occurs_once_in_the_code_and_once_in_the_pages():
     sources = (ROOT / "rnn_lstm_captioning/cells").glob("*.py")
     code = Counter(tag for path in sources for tag in re.findall(TAG, path.read_text()))
     pages = Counter(tag for path in PAGES for tag in re.findall(TAG, path.read_text()))
@@ -37,23 +37,23 @@ def test_every_tag_stands_once_in_the_code_and_once_in_the_pages():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
+def test_links_point_to_existing_files(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_that_are_named_are_there(page):
+def test_files_named_in_the_pages_exist(page):
     for name in re.findall(
-        r"`((?:docs|tests|benchmarks|recipes|cells|data|model|evaluation|training|classroom|commands)/[\w/]+\.\w+)`",
+        r"`((?!\w+/NAME)(?:docs|tests|benchmarks|recipes|cells|data|model|evaluation|training|classroom|commands)/[\w/]+\.\w+)`",
         page.read_text(),
     ):
         assert any((ROOT / folder / name).exists() for folder in (".", "rnn_lstm_captioning")), name
 
 
 def commands(page):
-    """The commands of ours in a page's shell examples: the script or module, and its arguments."""
+    """Our commands in a page's shell examples: yields the name of each, and its arguments."""
     for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
@@ -66,7 +66,7 @@ def commands(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_have_flags_that_exist(page, monkeypatch):
+def test_commands_in_the_pages_have_valid_flags(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     cells = {name: cell for cell, name in SCRIPTS.items()}
     for command, arguments in commands(page):
@@ -82,7 +82,7 @@ def test_the_readme_shows_every_command():
     assert {*COMMANDS} - {"test"} | {f"{kind}_lstm_attention" for kind in ("train", "test")} <= shown
 
 
-def test_the_readme_s_python_runs(trained_cells, tmp_path, monkeypatch, capsys):
+def test_the_python_example_in_the_readme_runs(trained_cells, tmp_path, monkeypatch, capsys):
     (tmp_path / "cv").mkdir()
     shutil.copy(trained_cells / "attn_best.pt", tmp_path / "cv")
     Image.open(trained_cells / "photo.png").convert("RGB").save(tmp_path / "holiday.jpg")
@@ -93,7 +93,7 @@ def test_the_readme_s_python_runs(trained_cells, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
-def test_examples_run(page, monkeypatch):
+def test_the_python_examples_in_the_pages_run(page, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         if "import " in block:  # the others are excerpts
@@ -104,7 +104,7 @@ def test_examples_run(page, monkeypatch):
 
 
 def test_the_notebook_runs(tmp_path):
-    """Top to bottom, in a process of its own; Jupyter is not needed for that."""
+    """All cells run in order, in a process of their own; this needs no Jupyter."""
     cells = json.loads((ROOT / "docs/tour.ipynb").read_text())["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     code += "\nassert max(errors.values()) < 1e-6 and right > 10 and curves['rnn, new'][20] < curves['lstm, new'][20]"
@@ -115,7 +115,7 @@ def test_the_notebook_runs(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_links_of_the_notebook_lead_somewhere():
+def test_links_in_the_notebook_point_to_existing_files():
     cells = json.loads((ROOT / "docs/tour.ipynb").read_text())["cells"]
     text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -1,3 +1,5 @@
+"""The image encoder: its features, its weights, and the feature cache."""
+
 import http.server
 import re
 import threading
@@ -13,7 +15,7 @@ from rnn_lstm_captioning.training.features import FeaturePass, encode_all
 
 
 @pytest.mark.parametrize("name, C", [("regnet_x_400mf", 400), ("mobilenet_v2", 1280), ("resnet18", 512)])
-def test_features_are_the_networks_own_before_pooling(name, C, tmp_path):
+def test_features_are_those_of_the_network_before_pooling(name, C, tmp_path):
     network = torchvision.models.get_model(name, weights=None).eval()
     torch.save(network.state_dict(), tmp_path / "w.pth")
     encoder = ImageEncoder(name=name, weights_file=tmp_path / "w.pth")
@@ -29,7 +31,7 @@ def test_features_are_the_networks_own_before_pooling(name, C, tmp_path):
     torch.testing.assert_close(encoder(images / 255), features)
 
 
-def test_frozen_encoder_never_changes():
+def test_a_frozen_encoder_never_changes():
     encoder = ImageEncoder(pretrained=False)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     encoder.train()
@@ -38,7 +40,7 @@ def test_frozen_encoder_never_changes():
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
-def test_finetuned_encoder_learns():
+def test_a_finetuned_encoder_gets_gradients_and_updates_its_statistics():
     encoder = ImageEncoder(pretrained=False, frozen=False).train()
     assert not encoder.cnn[0][1].running_mean.any()
     encoder(torch.rand(4, 3, 64, 64)).sum().backward()
@@ -90,7 +92,7 @@ def test_bad_networks_and_weights_are_refused(tmp_path):
 
 @pytest.fixture
 def weights_url(tmp_path, monkeypatch):
-    """RegNet's weights enum, pointed at a server on loopback that has random weights."""
+    """A function that points RegNet's weights enum at a file of a local server, which has random weights."""
     folder = tmp_path / "server"
     folder.mkdir()
     torch.save(torchvision.models.regnet_x_400mf().state_dict(), folder / "regnet.pth")
@@ -116,7 +118,7 @@ def weights_url(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_imagenet_weights_come_through_torchvisions_download(weights_url, tmp_path):
+def test_imagenet_weights_are_downloaded_by_torchvision(weights_url, tmp_path):
     path = weights_url("regnet.pth")
     encoder = ImageEncoder(pretrained=True)
     assert (tmp_path / "home/hub/checkpoints/regnet.pth").exists()
@@ -134,7 +136,7 @@ def test_a_failed_download_names_the_other_choices(weights_url):
 # ------------------------------------------------------------------------------ the feature cache
 
 
-def test_features_are_computed_once_and_keyed_by_what_they_depend_on(tmp_path, monkeypatch):
+def test_features_are_cached_until_something_that_they_depend_on_changes(tmp_path, monkeypatch):
     encoder = ImageEncoder(False, name="mobilenet_v2")
     images = torch.randint(0, 256, (7, 3, 64, 64), dtype=torch.uint8)
     found = encode_all(encoder, images, FeaturePass(batch_size=3), tmp_path / "data.train")
@@ -196,8 +198,8 @@ def test_channels_and_grid_are_found(name, channels, side):
     assert encoder(torch.zeros(1, 3, 64, 64)).shape == (1, channels, side, side)
 
 
-def test_published_files_with_older_names_load(tmp_path):
-    """DenseNet's have norm.1 where the network has norm1; some have no num_batches_tracked."""
+def test_published_weights_with_older_names_load(tmp_path):
+    """DenseNet's published weights have names such as norm.1 instead of norm1; some have no num_batches_tracked."""
     network = torchvision.models.densenet121(weights=None)
     state = {
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
@@ -213,7 +215,7 @@ def test_published_files_with_older_names_load(tmp_path):
     assert torch.equal(encoder.cnn[0].conv0.weight, network.features.conv0.weight)
 
 
-def test_white_images_in_floats_can_be_resized():
+def test_white_float_images_can_be_resized():
     assert ImageEncoder(False, name="mobilenet_v2", image_size=64)(torch.ones(1, 3, 96, 96)).isfinite().all()
 
 

@@ -1,4 +1,4 @@
-"""The layout of the package: what is imported when, typed interfaces, names, and what an installation needs."""
+"""The structure of the package: imports, type hints, names, and requirements."""
 
 import ast
 import importlib
@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def run_python(code):
-    """The JSON that a new process prints."""
+    """Run code in a new process. Returns: the JSON that it prints."""
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(result.stdout)
 
@@ -32,12 +32,12 @@ def test_the_cells_import_torch_and_nothing_else():
     assert {name.split(".")[1] for name in added if name.startswith("rnn_lstm_captioning.")} == {"cells"}
 
 
-def test_the_package_itself_imports_nothing():
+def test_importing_the_package_loads_neither_torch_nor_its_modules():
     loaded = run_python("import json, sys, rnn_lstm_captioning; print(json.dumps(sorted(sys.modules)))")
     assert "torch" not in loaded and not any(name.startswith("rnn_lstm_captioning.") for name in loaded)
 
 
-def test_every_name_of_the_top_level_is_there():
+def test_every_name_of_the_top_level_exists():
     for name in dir(rnn_lstm_captioning):
         assert getattr(rnn_lstm_captioning, name) is not None, name
     assert {"CaptioningRNN", "LSTM", "GRU", "lstm_forward", "Trainer", "load_captioner"} <= set(
@@ -51,7 +51,7 @@ def test_no_module_hides_one_of_the_standard_library():
     assert not {path.stem for path in FILES} & set(sys.stdlib_module_names) - {"__init__", "__main__"}
 
 
-def test_every_package_says_what_lives_there():
+def test_every_package_says_what_it_contains():
     packages = [module.name for module in pkgutil.iter_modules([str(PACKAGE)]) if module.ispkg]
     assert sorted(packages) == ["cells", "classroom", "commands", "data", "evaluation", "model", "training"]
     for name in packages:
@@ -60,8 +60,7 @@ def test_every_package_says_what_lives_there():
 
 
 def public_functions(path):
-    """The functions of a file, and the methods of its classes, whose names have no underscore, with those in which
-    Python itself calls a method, such as __init__."""
+    """Yields the public functions of a file, and the public methods and __init__ of its public classes."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
@@ -74,12 +73,12 @@ def public_functions(path):
             )
 
 
-# the plain cells are mathematics on tensors; their public interface, forward and backward, is annotated
+# these are mathematics on tensors; only forward, backward and sequence must have type hints
 PLAIN = {"plain_cells.py"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_public_functions_are_annotated_and_documented(path):
+def test_public_functions_have_type_hints(path):
     for function in public_functions(path):
         arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
         names = {a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls", "ctx")}
@@ -105,7 +104,7 @@ def test_no_module_outside_the_cells_asks_which_cell_it_has():
 
 
 def test_the_requirements_are_those_of_the_package():
-    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    tomllib = pytest.importorskip("tomllib")  # since Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     def lines(name):
@@ -116,13 +115,13 @@ def test_the_requirements_are_those_of_the_package():
     assert lines("requirements-demo.txt") == project["optional-dependencies"]["demo"]
 
 
-@pytest.mark.parametrize("script", ["test_rnn.py", "test_lstm.py", "test_lstm_attention.py"])
-def test_pytest_collects_nothing_in_the_scripts(script):
-    result = subprocess.run([sys.executable, "-m", "pytest", script], cwd=ROOT, capture_output=True, text=True)
+def test_pytest_collects_nothing_in_the_scripts():
+    scripts = ["test_rnn.py", "test_lstm.py", "test_lstm_attention.py"]
+    result = subprocess.run([sys.executable, "-m", "pytest", *scripts], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 5 and "no tests ran" in result.stdout, result.stdout
 
 
-def test_the_command_without_a_command_lists_them():
+def test_the_program_without_a_command_lists_its_commands():
     def run(*arguments):
         command = [sys.executable, "-m", "rnn_lstm_captioning", *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

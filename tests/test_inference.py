@@ -1,4 +1,4 @@
-"""A checkpoint alone captions an image, in the same way as in training."""
+"""A checkpoint is enough to caption an image, and the image is prepared as in training."""
 
 import math
 
@@ -15,13 +15,13 @@ from rnn_lstm_captioning.data.images import load_images
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with pictures, the caption file x.pt made of them (48 px), and checkpoints at 64 px."""
+    """A folder with images, the caption file x.pt built from them (48 px), and checkpoints trained at 64 px."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "photos").mkdir()
     lines = ["image,caption"]
     for k in range(20):
-        picture = Image.linear_gradient("L").rotate(18 * k).resize((70 + k, 50)).convert("RGB")
-        picture.save(folder / f"photos/{k}.{'jpg' if k % 2 else 'png'}")
+        image = Image.linear_gradient("L").rotate(18 * k).resize((70 + k, 50)).convert("RGB")
+        image.save(folder / f"photos/{k}.{'jpg' if k % 2 else 'png'}")
         lines.append(f"{k}.{'jpg' if k % 2 else 'png'},a gradient number {k % 4}")
     (folder / "captions.csv").write_text("\n".join(lines))
     common = ["--images", str(folder / "photos"), "--captions", str(folder / "captions.csv"), "--size", "48"]
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("cell", ["attn", "lstm"])
-def test_three_lines_of_python(trained, cell):
+def test_a_checkpoint_captions_an_image_from_python(trained, cell):
     captioner = load_captioner(trained / f"{cell}_best.pt", device="cpu")
     caption = captioner.caption(trained / "photos/3.jpg", beam=3)
     assert caption.text == " ".join(caption.words) and math.isfinite(caption.log_prob) and caption.log_prob < 0
@@ -43,8 +43,8 @@ def test_three_lines_of_python(trained, cell):
         torch.testing.assert_close(caption.attention.sum((1, 2)), torch.ones(len(caption.words)))
     else:
         assert caption.attention is None
-    with Image.open(trained / "photos/3.jpg") as picture:
-        assert captioner.caption(picture, beam=3).text == caption.text
+    with Image.open(trained / "photos/3.jpg") as image:
+        assert captioner.caption(image, beam=3).text == caption.text
     drawn = [captioner.caption(trained / "photos/3.jpg", temperature=3.0, generator=seeded(k)).text for k in (1, 1)]
     assert drawn[0] == drawn[1]
     with pytest.raises(InputError, match=r"missing.jpg: .*No such file"):

@@ -1,4 +1,4 @@
-"""What `inspect` writes is what the model did."""
+"""`inspect` writes what the model really computes."""
 
 import json
 
@@ -13,11 +13,11 @@ from rnn_lstm_captioning.commands.inspecting import main
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_caption_from_inside(cell, trained_cells, tmp_path):
-    checkpoint, photo = str(trained_cells / f"{cell}_best.pt"), str(trained_cells / "photo.png")
-    main(["--checkpoint", checkpoint, "--image", photo, "--out", str(tmp_path), "--top", "3"])
+def test_inspect_writes_every_step_of_a_caption(cell, trained_cells, tmp_path):
+    checkpoint, image = str(trained_cells / f"{cell}_best.pt"), str(trained_cells / "photo.png")
+    main(["--checkpoint", checkpoint, "--image", image, "--out", str(tmp_path), "--top", "3"])
     found = json.loads((tmp_path / "photo_inside.json").read_text())
-    caption = load_captioner(checkpoint, "cpu").caption(photo)
+    caption = load_captioner(checkpoint, "cpu").caption(image)
     assert found["caption"] == caption.text and found["cell"] == cell
     assert sum(step["log_prob"] for step in found["steps"]) == pytest.approx(caption.log_prob, abs=1e-4)
     for step in found["steps"]:
@@ -31,7 +31,7 @@ def test_a_caption_from_inside(cell, trained_cells, tmp_path):
     assert Image.open(tmp_path / "photo_inside.png").size[0] > 600
 
 
-def test_gates_explain_the_cell_state(trained_cells, tmp_path):
+def test_the_gates_and_the_cell_state_explain_the_hidden_state(trained_cells, tmp_path):
     main(
         [
             "--checkpoint",
@@ -73,7 +73,7 @@ def test_the_norms_are_those_of_the_hand_written_backward_passes(cell):
         gradients = gradients[: len(state)]
 
 
-def test_gradients_of_all_cells(trained_cells, tmp_path, capsys):
+def test_gradient_curves_of_all_cells_are_written(trained_cells, tmp_path, capsys):
     checkpoints = [str(trained_cells / f"{cell}_best.pt") for cell in CELLS]
     main(["--gradients", "--steps", "12", "--out", str(tmp_path), "--checkpoint", *checkpoints, checkpoints[0]])
     curves = json.loads((tmp_path / "gradients.json").read_text())
@@ -82,7 +82,7 @@ def test_gradients_of_all_cells(trained_cells, tmp_path, capsys):
     assert "of the gradient is left" in capsys.readouterr().out
 
 
-def test_wrong_arguments_are_said(trained_cells):
+def test_wrong_arguments_are_refused(trained_cells):
     checkpoint = str(trained_cells / "rnn_best.pt")
     for arguments, message in (
         ([], "either --image PATH or --gradients"),

@@ -1,3 +1,5 @@
+"""The layers around the cells, and the loss: values, gradients, and bad input."""
+
 import math
 
 import pytest
@@ -66,7 +68,7 @@ def test_an_ignore_index_outside_the_vocabulary_is_allowed():
     torch.testing.assert_close(loss, -torch.log_softmax(x[0, 0], 0)[2])
 
 
-def test_loss_names_what_does_not_fit():
+def test_the_loss_names_the_argument_that_does_not_fit():
     x, y = torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"y has shape \(3, 2\), wanted \(N, T\) = \(2, 3\)"):
         temporal_softmax_loss(x, y.T)
@@ -93,7 +95,7 @@ def test_word_embedding_starts_with_elements_of_variance_one():
 
 
 @given(N=sizes, T=sizes, H=sizes, V=sizes, chunk=st.integers(1, 40), ignored=st.booleans())
-def test_chunked_loss_equals_the_plain_one_and_so_do_the_gradients(N, T, H, V, chunk, ignored):
+def test_the_chunked_loss_and_its_gradients_equal_the_plain_ones(N, T, H, V, chunk, ignored):
     h, W, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((N, T, H), (H, V), (V,)))
     y = torch.randint(V, (N, T))
     ignore_index = 0 if ignored else None

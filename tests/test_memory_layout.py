@@ -1,5 +1,5 @@
-"""Whatever memory a tensor lies in, and whatever happens to it between the two passes, the numbers are right or an
-error says why not."""
+"""The numbers are right for every memory layout of a tensor. A tensor that is changed in place between the forward and
+the backward pass gives an error."""
 
 import pytest
 import torch
@@ -28,14 +28,14 @@ layouts = st.sampled_from(sorted(LAYOUTS))
 
 
 def in_layouts(arguments, names):
-    """The arguments in some layouts, and the same values in contiguous tensors."""
+    """The arguments in the given layouts, and the same values in contiguous tensors."""
     laid_out = {key: LAYOUTS[name](value) for (key, value), name in zip(arguments.items(), names)}
     return laid_out, {key: value.clone(memory_format=torch.contiguous_format) for key, value in laid_out.items()}
 
 
 @given(st.tuples(*[st.integers(1, 9)] * 3), layouts, layouts, layouts, st.booleans())
 @settings(max_examples=150)
-def test_products(sizes, a_layout, b_layout, c_layout, is_bias):
+def test_products_are_right_for_every_layout(sizes, a_layout, b_layout, c_layout, is_bias):
     M, K, P = sizes
     a, b = LAYOUTS[a_layout](torch.randn(M, K)), LAYOUTS[b_layout](torch.randn(K, P))
     c = LAYOUTS[c_layout](torch.randn(P) if is_bias else torch.randn(M, P))
@@ -47,10 +47,10 @@ def test_products(sizes, a_layout, b_layout, c_layout, is_bias):
 @pytest.mark.parametrize("make, forward, backward, cell", FUNCTIONS)
 @given(dims=st.tuples(*[st.integers(1, 4)] * 6), names=st.lists(layouts, min_size=8, max_size=8))
 @settings(max_examples=25)
-def test_every_argument_in_every_layout(make, forward, backward, cell, dims, names):
+def test_results_and_gradients_are_right_for_every_layout_of_every_argument(make, forward, backward, cell, dims, names):
     arguments = {key: value.float() for key, value in make(cell, dims).items()}
     laid_out, contiguous = in_layouts(arguments, names)
-    with torch.no_grad():  # where the products take the fast path
+    with torch.no_grad():  # without autograd, the products take the fast path
         *results, cache = forward(**laid_out)
         *expected, expected_cache = forward(**{key: value.double() for key, value in contiguous.items()})
     for found, right in zip(results, expected):
@@ -66,7 +66,7 @@ def test_every_argument_in_every_layout(make, forward, backward, cell, dims, nam
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("cell", PREFIXES)
-def test_modules_with_weights_in_any_layout(cell, layout):
+def test_modules_are_right_for_every_layout_of_their_weights(cell, layout):
     module = make_module(cell, 4, 5).float()
     for name, parameter in list(module.named_parameters()):
         setattr(module, name, torch.nn.Parameter(LAYOUTS[layout](parameter.detach())))
@@ -77,15 +77,15 @@ def test_modules_with_weights_in_any_layout(cell, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layers_with_weights_in_any_layout(layout):
-    affine, table, lay = Affine(4, 5), WordEmbedding(7, 4), LAYOUTS[layout]
-    affine.W, affine.b = (torch.nn.Parameter(lay(p.detach())) for p in (affine.W, affine.b))
-    table.W_embed = torch.nn.Parameter(lay(table.W_embed.detach()))
-    y = lay(torch.randint(0, 7, (2, 3)))
+def test_layers_are_right_for_every_layout_of_their_weights(layout):
+    affine, table, arrange = Affine(4, 5), WordEmbedding(7, 4), LAYOUTS[layout]
+    affine.W, affine.b = (torch.nn.Parameter(arrange(p.detach())) for p in (affine.W, affine.b))
+    table.W_embed = torch.nn.Parameter(arrange(table.W_embed.detach()))
+    y = arrange(torch.randint(0, 7, (2, 3)))
     x = table(y)
     torch.testing.assert_close(x, table.W_embed[y])
     torch.testing.assert_close(affine(x), x @ affine.W + affine.b)
-    h, W, b = (lay(torch.randn(s)).requires_grad_() for s in ((2, 3, 5), (5, 7), (7,)))
+    h, W, b = (arrange(torch.randn(s)).requires_grad_() for s in ((2, 3, 5), (5, 7), (7,)))
     plain = temporal_softmax_loss(h @ W + b, y, 0)
     torch.testing.assert_close(projected_softmax_loss(h, y, W, b, 0), plain)
     ours = torch.autograd.grad(projected_softmax_loss(h, y, W, b, 0), [h, W, b])
@@ -93,11 +93,11 @@ def test_layers_with_weights_in_any_layout(layout):
         torch.testing.assert_close(found, right)
 
 
-# --------------------------------------------------------------- changed between the two passes
+# ------------------------------------------------------------------- changes between the two passes
 
 
 @pytest.mark.parametrize("cell", PREFIXES)
-def test_what_is_changed_in_place_before_the_backward_pass_is_an_error(cell):
+def test_a_change_in_place_before_the_backward_pass_is_an_error(cell):
     for name in ("x", "image", "Wx", "Wh", "b"):
         module = make_module(cell, 4, 5).float()
         arguments = sequence_arguments(cell, (3, 4, 4, 5, 2, 2))
@@ -109,7 +109,7 @@ def test_what_is_changed_in_place_before_the_backward_pass_is_an_error(cell):
             h.sum().backward()
 
 
-def test_so_it_is_for_the_layers():
+def test_a_change_in_place_is_an_error_for_the_layers_too():
     affine, x = Affine(4, 5), torch.randn(2, 4)
     for forward, changed in (
         (lambda: affine(x), affine.W),
@@ -136,7 +136,7 @@ def test_the_gradient_of_a_gradient_is_refused(cell):
 
 @pytest.mark.parametrize("cell", PREFIXES)
 def test_torch_compile_gives_the_same_numbers(cell):
-    """With a backend that runs what inductor would compile: half a minute of C++ is too long for a test."""
+    """The backend runs the graphs that inductor would compile in half a minute, which is too long for a test."""
     graphs = []
 
     def keep(graph, _):
@@ -155,4 +155,5 @@ def test_torch_compile_gives_the_same_numbers(cell):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     for ours, right in zip(torch.autograd.grad(found.sum(), list(module.parameters())), gradients):
         torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
-    assert len(graphs) >= 2 and not any("mkldnn" in code for code in graphs)  # inductor wants its weights constant
+    # inductor needs constant weights for mkldnn
+    assert len(graphs) >= 2 and not any("mkldnn" in code for code in graphs)

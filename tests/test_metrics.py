@@ -1,4 +1,4 @@
-"""Metrics: equal to the library on the same strings, and to small cases worked out by hand."""
+"""Metrics: they equal those of the library on the same strings, and small cases calculated by hand."""
 
 import math
 
@@ -26,7 +26,7 @@ REFERENCES = [
 ]
 
 
-def test_equal_to_the_library_on_the_same_strings():
+def test_scores_equal_those_of_the_library_on_the_same_strings():
     captions = ["a dog is running", "two dogs", "a car on the street"]
     total, each = score_captions(captions, REFERENCES)
     given = {0: ["a dog is running"], 1: ["two dogs"], 2: ["a car on the street"]}
@@ -44,24 +44,24 @@ def test_equal_to_the_library_on_the_same_strings():
         assert each[name] == pytest.approx([100 * float(v) for v in values])
 
 
-def test_bleu_by_hand():
-    # one caption of 4 words, 3 of them in a reference of 4: precisions 3/4, 2/3 (a b, b c); no penalty
+def test_bleu_equals_the_calculation_by_hand():
+    # one caption of 4 words, 3 of them in a reference of 4: precisions 3/4, 2/3 (a b, b c); no brevity penalty
     total, _ = score_captions(["a b c x", "k l m n"], [["a b c d"], ["k l m n"]])
     assert total["BLEU-1"] == pytest.approx(100 * 7 / 8, rel=1e-6)
     assert total["BLEU-2"] == pytest.approx(100 * math.sqrt(7 / 8 * 5 / 6), rel=1e-6)
-    # a word counts only as often as a reference has it; half the length costs exp(1 - 2)
+    # a word counts at most as often as it occurs in a reference; half the length gives the brevity penalty exp(1 - 2)
     total, _ = score_captions(["the the", "a b"], [["the cat sat here"], ["a b c d"]])
     assert total["BLEU-1"] == pytest.approx(100 * 3 / 4 * math.exp(-1), rel=1e-6)
 
 
-def test_rouge_and_cider_by_hand():
+def test_rouge_and_cider_equal_the_calculation_by_hand():
     # the longest common subsequence of "a b x" and "a c b d" is "a b": recall 2/4, precision 2/3, beta 1.2
     total, each = score_captions(["a b x", "q r s t"], [["a c b d"], ["q r s t"]])
     recall, precision, beta = 2 / 4, 2 / 3, 1.2
     assert each["ROUGE-L"][0] == pytest.approx(
         100 * (1 + beta**2) * recall * precision / (recall + beta**2 * precision)
     )
-    # a caption equal to its only reference has cosine 1 for each n, times 10; nothing in common: 0
+    # a caption equal to its only reference has cosine 1 for each n, times 10; with nothing in common it scores 0
     assert each["CIDEr"][1] == pytest.approx(1000)
     total, each = score_captions(["q r s t", "a c b d"], [["a c b d"], ["q r s t"]])
     assert each["CIDEr"] == [0, 0] and total["BLEU-1"] < 1e-6
@@ -83,7 +83,7 @@ def test_what_cannot_be_scored_is_refused():
     assert not can_score(REFERENCES[:1]) and not can_score([["a"], []]) and not can_score([["a"], ["."]])
 
 
-def test_reference_rows():
+def test_baselines_choose_the_right_captions():
     train = ["a dog runs in the park", "a man is on a street", "one two three four five six"]
     references = [["a man is walking", "a man is on grass"], ["a man is on a bike"], ["the man is on a street"]]
     assert single_best_caption(train, references) == train[1]
@@ -94,7 +94,7 @@ def test_reference_rows():
     assert diversity(["a b", "a b", "c"]) == {"distinct": 2 / 3, "words_used": 3}
 
 
-def test_references_without_a_word_are_no_baseline():
+def test_references_without_a_word_are_not_used_as_a_baseline():
     captions, others = human_against_others([["...", "a dog", "two dogs"], [" ", "a cat"], ["?"]])
     assert captions == ["a dog"] and others == [["two dogs"]]
 
@@ -113,5 +113,5 @@ def test_the_reward_is_cider_with_the_end_as_a_word_and_the_frequencies_of_the_w
     assert reward([captions[2]], [2]) == pytest.approx(expected[2:], abs=1e-12)
     assert reward([captions[1], captions[0]], [1, 0]) == pytest.approx(expected[[1, 0]], abs=1e-12)
     assert reward(captions * 3, [0, 1, 2] * 3) == pytest.approx([*expected] * 3, abs=1e-12)
-    broken_off = captions[0][:-1]
-    assert reward([broken_off], [0])[0] < expected[0]
+    unfinished = captions[0][:-1]
+    assert reward([unfinished], [0])[0] < expected[0]

@@ -1,5 +1,5 @@
-"""Files that earlier versions wrote: a checkpoint, a caption file and a feature cache of format 2, made by the code
-before the packages (October 2026), and stored compressed."""
+"""Files of an earlier version still work: a checkpoint, a caption file and a feature cache of format 2. The code before
+the split into packages (October 2026) wrote them. The first two are stored compressed."""
 
 import lzma
 import os
@@ -22,7 +22,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 @pytest.fixture
 def folder(tmp_path):
-    """The files as the earlier version left them."""
+    """A folder with the files as the earlier version wrote them."""
     for name in ("format2_scenes.pt", "format2_lstm_last.pt"):
         (tmp_path / name).write_bytes(lzma.decompress((FIXTURES / f"{name}.xz").read_bytes()))
     (cache,) = FIXTURES.glob("*.npy")
@@ -31,7 +31,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_checkpoint_captions_as_it_did(folder):
+def test_an_old_checkpoint_writes_the_same_captions(folder):
     captioner = load_captioner(folder / "format2_lstm_last.pt", "cpu")
     assert captioner.model.image_input == "first-token" and captioner.stored_size == 112
     images = load_captions(folder / "format2_scenes.pt").splits["val"].images
@@ -40,7 +40,7 @@ def test_the_checkpoint_captions_as_it_did(folder):
     assert [c.log_prob for c in found] == pytest.approx([-47.63829, -47.50288, -47.50741], rel=1e-4)
 
 
-def test_the_feature_cache_is_used(folder, monkeypatch):
+def test_an_old_feature_cache_is_used(folder, monkeypatch):
     def compute(*_):
         raise AssertionError("the features were computed again")
 
@@ -50,7 +50,7 @@ def test_the_feature_cache_is_used(folder, monkeypatch):
     assert pairs.features.shape == (3, 1024, 1, 1)
 
 
-def test_the_run_is_evaluated_and_resumed(folder, monkeypatch, capsys):
+def test_an_old_run_can_be_evaluated_and_resumed(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     run_test("lstm", ["--checkpoint", "format2_lstm_last.pt", "--num-samples", "1"])
     assert "loss 45.505 nats per caption, 3.555 nats per word" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A learner's own functions train a captioner: the run, the checkpoint and the captions are those of our cell."""
+"""A learner's own functions train a captioner. The losses and the captions equal those of our cell."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def ours(scenes_file, tmp_path_factory):
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("style", ["in_numpy", "in_torch"])
-def test_training_with_right_functions_is_training_with_ours(style, cell, ours, scenes_file, tmp_path):
+def test_right_functions_train_like_ours(style, cell, ours, scenes_file, tmp_path):
     file = LEARNERS / f"{style}.py"
     flags = ["--data", str(scenes_file), "--out", str(tmp_path), *SMALL, "--unchecked"]  # checked in test_check.py
     run_train(cell, [*flags, "--cell", str(file)])
@@ -72,7 +72,7 @@ def test_torch_code_without_a_backward_trains_through_autograd(ours, scenes_file
     assert "mine.py, right by the checker" in capsys.readouterr().out
 
 
-def test_the_functions_are_really_called(ours, scenes_file, tmp_path):
+def test_the_learners_functions_are_really_called(ours, scenes_file, tmp_path):
     file = write(tmp_path, change=" * 0.5")
     run_train("rnn", ["--data", str(scenes_file), "--out", str(tmp_path), *SMALL, "--cell", str(file), "--unchecked"])
     assert history(tmp_path, "rnn") != pytest.approx(history(ours, "rnn"), rel=1e-4)
@@ -142,7 +142,7 @@ def test_the_checkers_last_line_is_the_command_that_trains(tmp_path, capsys):
     )
 
 
-def test_random_numbers_are_those_of_a_run_with_our_cell(ours):
+def test_an_own_cell_changes_neither_the_weights_nor_the_random_numbers(ours):
     captioner = load_captioner(ours / "rnn_best.pt", "cpu").model
     weights = {name: value.clone() for name, value in captioner.cell.state_dict().items()}
     torch.manual_seed(5)

@@ -1,4 +1,4 @@
-"""Captions files of all kinds, good and bad."""
+"""Captions files of every kind, valid and damaged."""
 
 import json
 from collections import Counter
@@ -35,7 +35,7 @@ def test_coco_names_what_it_leaves_out(tmp_path):
     assert "images without a caption: 1\n  3.jpg" in report
 
 
-def test_karpathy_brings_its_splits(tmp_path):
+def test_karpathy_gives_its_splits(tmp_path):
     def image(name, split, *texts, **more):
         return {"filename": name, "split": split, "sentences": [{"raw": text, "tokens": []} for text in texts]} | more
 
@@ -64,12 +64,12 @@ def test_karpathy_brings_its_splits(tmp_path):
         '\ufeffImage,Caption\r\n1.jpg,"A dog , running ."\r\n1.jpg,It runs\r\n\r\n2.jpg,"A cat"\r\n',
     ],
 )
-def test_flickr_and_ones_own(tmp_path, text):
+def test_flickr_files_and_a_plain_csv_are_read(tmp_path, text):
     captions, splits, _ = read(tmp_path / "captions.txt", text)
     assert captions == {"1.jpg": ["A dog , running .", "It runs"], "2.jpg": ["A cat"]} and splits == {}
 
 
-def test_quotes_newlines_and_short_lines(tmp_path):
+def test_quotes_and_newlines_are_read_and_bad_lines_are_reported(tmp_path):
     text = (
         'image,caption\n1.jpg,"two\nlines, ""quoted"""\nonly-a-name.jpg\n2.jpg,\n../3.jpg,elsewhere\n/etc/4.jpg,too\n'
     )
@@ -94,7 +94,7 @@ GOOD = {
 @example("csv", 17, 0, '"')
 @example("csv", 14, 0, "x" * 200_000)
 @example("json", 12, 1, "1e999")
-def test_a_mutated_file_is_read_or_refused_in_one_sentence(tmp_path_factory, kind, position, cut, inserted):
+def test_a_mutated_file_is_read_or_named_in_the_message(tmp_path_factory, kind, position, cut, inserted):
     text = GOOD[kind]
     mutated = text[:position] + inserted + text[position + cut :]
     path = tmp_path_factory.mktemp("mutated") / "captions"
@@ -115,15 +115,15 @@ def test_coco_val2017_agrees_with_an_independent_count():
     captions, _ = read_captions(COCO, [])
     assert len(captions) == len(data["images"]) == 5000
     assert sum(map(len, captions.values())) == len(data["annotations"]) == 25014
-    # counted without our tokeniser: characters that are no letters, digits or inner apostrophes part words
+    # counted without our tokeniser: all characters except letters, digits and inner apostrophes separate words
     counts = Counter()
     for note in data["annotations"]:
         text = "".join(c if c.isalnum() or c in "'’" else " " for c in note["caption"].lower()).replace("’", "'")
         words = [part for word in text.split() for part in _split_at_double_apostrophes(word)]
         counts.update(words)
     for threshold in (4, 5):
-        tokens, _ = build_vocabulary((tokenize(t) for texts in captions.values() for t in texts), threshold)
-        assert set(tokens[4:]) == {word for word, count in counts.items() if count >= threshold}
+        vocabulary, _ = build_vocabulary((tokenize(t) for texts in captions.values() for t in texts), threshold)
+        assert set(vocabulary[4:]) == {word for word, count in counts.items() if count >= threshold}
 
 
 def _split_at_double_apostrophes(word):

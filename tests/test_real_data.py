@@ -1,4 +1,4 @@
-"""What only real photographs can show. Skipped where they are not in datasets/ (see the README)."""
+"""Tests that need real photographs. They are skipped if the photographs are not in datasets/ (see the README)."""
 
 from pathlib import Path
 
@@ -14,7 +14,10 @@ from rnn_lstm_captioning.training.features import encode_all
 FLICKR = Path("datasets/flickr8k")
 WEIGHTS = Path("datasets/weights/mobilenet_v2.pth")
 pytestmark = [
-    pytest.mark.skipif(not FLICKR.exists(), reason="datasets/flickr8k is not here: see the README, 'My own pictures'"),
+    pytest.mark.skipif(
+        not FLICKR.exists(),
+        reason="datasets/flickr8k is not here: see the README, 'I want to train on my own images'",
+    ),
     pytest.mark.skipif(not WEIGHTS.exists(), reason="datasets/weights/mobilenet_v2.pth is not here"),
 ]
 
@@ -34,7 +37,7 @@ def photographs(tmp_path_factory):
     return data, encoder, encode_all(encoder, data.splits["train"].images, folder / "x.train")
 
 
-def test_a_file_built_from_photographs(photographs):
+def test_a_file_built_from_photographs_has_the_right_sizes(photographs):
     data, _, features = photographs
     train, val = data.splits["train"], data.splits["val"]
     assert (len(train.images), len(train), len(val.images), len(val)) == (60, 300, 20, 100)
@@ -43,7 +46,7 @@ def test_a_file_built_from_photographs(photographs):
 
 
 @pytest.mark.parametrize("cell, bar", [("rnn", 0.5), ("lstm", 3), ("attn", 3)])
-def test_fifty_pairs_can_be_learned_by_heart(photographs, cell, bar):
+def test_fifty_pairs_can_be_memorised(photographs, cell, bar):
     data, encoder, features = photographs
     train = data.splits["train"]
     rows = torch.arange(0, 250, 5)  # one caption for each of 50 photographs
@@ -59,8 +62,8 @@ def test_fifty_pairs_can_be_learned_by_heart(photographs, cell, bar):
             optimizer.step()
     with torch.no_grad():
         assert captioner.loss(features[train.image_index[rows]], train.captions[rows]).item() < bar
-    # and it says by heart what it was taught
+    # and the captioner predicts the captions that it was trained on
     sampled = captioner.sample(train.images[:50])
     texts = decode_captions(sampled if cell != "attn" else sampled[0], data.idx_to_word)
-    taught = decode_captions(train.captions[rows], data.idx_to_word)
-    assert sum(text == right for text, right in zip(texts, taught)) >= 40
+    trained_on = decode_captions(train.captions[rows], data.idx_to_word)
+    assert sum(text == right for text, right in zip(texts, trained_on)) >= 40

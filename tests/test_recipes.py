@@ -1,4 +1,4 @@
-"""Every recipe runs, and says where it comes from."""
+"""Every recipe runs, and its header names the commands that build its data and train with it."""
 
 import shlex
 from pathlib import Path
@@ -31,14 +31,14 @@ def commands(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe_runs(recipe, small_file, tmp_path):
+def test_every_recipe_runs(recipe, small_file, tmp_path):
     trains = [line for line in commands(recipe) if line[1] in SCRIPTS]
     cells = {SCRIPTS[line[1]] for line in trains} or {"attn"}
     assert all(f"@recipes/{recipe.name}" in line for line in trains)
     smaller = ["--data", small_file, "--encoder-weights", "none", "--image-size", "64", "--device", "cpu", "--quiet"]
     for cell in cells:
         first = []
-        if "--self-critical" in recipe.read_text():  # it begins with the checkpoint of another recipe
+        if "--self-critical" in recipe.read_text():  # it starts from the checkpoint of another recipe
             run_train(
                 cell, [f"@{recipe.parent}/flickr8k.args", *map(str, smaller), "--dry-run", "--out", str(tmp_path)]
             )
@@ -49,7 +49,7 @@ def test_recipe_runs(recipe, small_file, tmp_path):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_the_build_line_of_a_recipe_makes_the_file_that_it_trains_on(recipe):
+def test_the_build_command_of_a_recipe_names_the_file_that_it_trains_on(recipe):
     builds = [line for line in commands(recipe) if line[1:4] == ["-m", "rnn_lstm_captioning", "build"]]
     for line in builds:
         args = get_args_parser().parse_args(line[4:])

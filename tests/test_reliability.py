@@ -1,4 +1,4 @@
-"""Nothing lost: faults of the disk, kills, damaged and hostile files, runs that go wrong."""
+"""Nothing is lost: full disks, killed runs, damaged and malicious files, runs that diverge."""
 
 import io
 import os
@@ -69,7 +69,7 @@ def test_whatever_write_fails_the_last_good_checkpoint_loads(tmp_path):
             assert os.listdir(tmp_path) == ["x.pt"]
         else:
             break
-        renamed = step == 2  # only the folder's own flush was left
+        renamed = step == 2  # only the flush of the folder was still to come
     assert at > 20 and renamed and load(path)["step"] == 2
 
 
@@ -87,27 +87,27 @@ def test_a_run_on_a_full_disk_names_the_last_good_checkpoint(scenes_file, tmp_pa
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_vanished_folder_is_made_again(tmp_path):
+def test_saving_creates_missing_folders(tmp_path):
     path = tmp_path / "a/b/x.pt"
     save({"x": 1}, path)
     assert load(path) == {"x": 1}
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_named_before_training(scenes_file, tmp_path):
+def test_a_folder_without_write_permission_is_named(scenes_file, tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises((InputError, OSError), match=re.escape(str(tmp_path))):
         train(scenes_file, tmp_path)
 
 
-def test_a_file_where_the_folder_should_be(scenes_file, tmp_path):
+def test_a_file_in_place_of_the_folder_is_an_error(scenes_file, tmp_path):
     (tmp_path / "cv").write_text("")
     with pytest.raises(OSError, match="cv"):
         train(scenes_file, tmp_path / "cv")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="processes are not looked for elsewhere")
-def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="dead processes are recognised on POSIX only")
+def test_files_that_a_killed_process_left_are_removed_by_the_next_writer(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     with replacing(tmp_path / "x.pt") as unfinished:
@@ -126,7 +126,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path):
 # ------------------------------------------------------------------------------------- kill -9
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forked")
 @pytest.mark.parametrize("when, epochs", [("anywhere", "3"), ("in a save", "3"), ("in a save", "1")])
 def test_a_killed_run_resumes_bit_for_bit(when, epochs, scenes_file, tmp_path):
     """The short form of tests/endurance/kills.py."""
@@ -139,14 +139,14 @@ def test_a_killed_run_resumes_bit_for_bit(when, epochs, scenes_file, tmp_path):
     assert re.match(r"4 kills, \d+ resumed runs, all bit-identical, 0 unreadable files", result.stdout)
 
 
-def test_resume_before_there_is_a_checkpoint_starts(scenes_file, tmp_path, capsys):
+def test_resume_without_a_checkpoint_starts_from_the_beginning(scenes_file, tmp_path, capsys):
     train(scenes_file, tmp_path, "--epochs", "1", "--resume")
     assert "starting from the beginning" in capsys.readouterr().out
     with pytest.raises(InputError, match="there is no such checkpoint"):
         train(scenes_file, tmp_path, "--epochs", "1", "--resume", str(tmp_path / "none.pt"))
 
 
-def test_a_run_that_lost_patience_does_not_go_on(scenes_file, tmp_path, monkeypatch):
+def test_a_run_that_patience_ended_does_not_continue(scenes_file, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "validation_cider", lambda *_: 5.0)
     train(scenes_file, tmp_path, "--epochs", "9", "--patience", "2")
     before = load_checkpoint(tmp_path / "lstm_last.pt").training["step"]
@@ -156,7 +156,7 @@ def test_a_run_that_lost_patience_does_not_go_on(scenes_file, tmp_path, monkeypa
     assert (tmp_path / "lstm_log.csv").read_text().count("\n") == 4
 
 
-def test_sigterm_saves_and_the_schedule_is_said_to_stretch(scenes_file, tmp_path, monkeypatch, capsys):
+def test_sigterm_saves_and_more_epochs_stretch_the_schedule(scenes_file, tmp_path, monkeypatch, capsys):
     show = trainer.Trainer.show_progress
     monkeypatch.setattr(trainer.Trainer, "show_progress", lambda *a: (show(*a), signal.raise_signal(signal.SIGTERM)))
     with pytest.raises(KeyboardInterrupt):
@@ -167,11 +167,11 @@ def test_sigterm_saves_and_the_schedule_is_said_to_stretch(scenes_file, tmp_path
     assert "--epochs was 2, now 3: the learning rate's schedule is stretched" in capsys.readouterr().out
 
 
-# ------------------------------------------------------------------------- files that do harm
+# ------------------------------------------------------------------------------ malicious files
 
 
 class Evil:
-    """Unpickling it would leave a file behind."""
+    """When it is unpickled, it creates a file."""
 
     def __init__(self, trace):
         self.trace = str(trace)
@@ -194,7 +194,7 @@ def assert_refused(path, *messages):
         with pytest.raises(InputError) as error:
             reader()
         assert str(path) in str(error.value) and "\n" not in str(error.value)
-        assert "weights_only" not in str(error.value)  # torch advises to switch the protection off
+        assert "weights_only" not in str(error.value)  # torch's message advises turning the protection off
         assert not messages or any(message in str(error.value) for message in messages), error.value
     assert time.monotonic() - start < 10
 
@@ -211,7 +211,7 @@ def test_code_in_a_pickle_never_runs(tmp_path):
     assert not trace.exists()
 
 
-def test_claims_beyond_the_files_size_cost_nothing(tmp_path):
+def test_files_that_claim_more_than_they_contain_are_refused(tmp_path):
     path = tmp_path / "x.pt"
     torch.save({"x": torch.zeros(1).expand(10**13)}, path)
     assert_refused(path, "claims more elements than it stores")
@@ -228,7 +228,7 @@ def test_claims_beyond_the_files_size_cost_nothing(tmp_path):
     assert_refused(path, "claims to hold more than it does")
 
 
-def test_pickles_that_grow(tmp_path):
+def test_pickles_that_grow_are_refused(tmp_path):
     path = tmp_path / "x.pt"
     torch.save({"x": bytearray(1000)}, path)
     assert_refused(path)
@@ -237,14 +237,14 @@ def test_pickles_that_grow(tmp_path):
     for _ in range(200):
         nested = [nested]
     for _ in range(60):
-        doubled = [doubled, doubled]  # 2^60 lists, if each is looked at wherever it stands
+        doubled = [doubled, doubled]  # 2^60 lists, if each is visited every time it occurs
     for value in (itself, nested, doubled):
         torch.save({"x": value}, path)
         assert_refused(path)
 
 
-def test_a_header_of_ten_terabytes(tmp_path):
-    """The sizes in a zip's directory are set to 10 TB; and those in the pickle of the older format."""
+def test_headers_that_claim_ten_terabytes_are_refused(tmp_path):
+    """The sizes in a zip's directory are set to 10 TB, and so are those in the pickle of the older format."""
     path = tmp_path / "x.pt"
     torch.save({"x": torch.zeros(1000)}, path)
     data = bytearray(path.read_bytes())
@@ -260,7 +260,7 @@ def test_a_header_of_ten_terabytes(tmp_path):
     assert_refused(path)
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_found(checkpoint, tmp_path):
+def test_a_flipped_bit_in_a_checkpoint_is_found_or_changes_nothing(checkpoint, tmp_path):
     data, path, numbers = checkpoint.read_bytes(), tmp_path / "x.pt", random.Random(0)
     expected = load_checkpoint(checkpoint)
     refused = 0
@@ -271,7 +271,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(checkpoint, tmp_path):
             found = load_checkpoint(path)
         except InputError:
             refused += 1
-        else:  # it lies between the parts
+        else:  # the bit is outside the parts of the archive
             assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
             assert found.settings == expected.settings
     assert refused > 50
@@ -299,7 +299,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(checkpoint, tmp_path):
         (dict(model=lambda model: model | {"cell.Wx": "text"}), "cell.Wx"),
     ],
 )
-def test_parts_that_do_not_fit_are_named(change, message, checkpoint, tmp_path):
+def test_parts_of_a_checkpoint_that_do_not_fit_are_named(change, message, checkpoint, tmp_path):
     parts = read(checkpoint)
     torch.save(parts | {key: f(parts[key]) for key, f in change.items()}, tmp_path / "x.pt")
     with pytest.raises(InputError, match=message):
@@ -313,7 +313,7 @@ def test_a_training_state_that_does_not_fit_is_refused(checkpoint, scenes_file, 
 
     changes = [
         set_first("exp_avg", torch.zeros(3, 3)),
-        set_first("exp_avg", torch.tensor(1.0)),  # crashed: the optimizer wrote beyond it
+        set_first("exp_avg", torch.tensor(1.0)),  # once crashed: the optimizer wrote outside its memory
         set_first("exp_avg_sq", "text"),
         set_first("step", torch.zeros(2)),
         lambda training: training["optimizer"].update(state={}),
@@ -330,8 +330,8 @@ def test_a_training_state_that_does_not_fit_is_refused(checkpoint, scenes_file, 
             train(scenes_file, tmp_path, "--epochs", "1", "--resume")
 
 
-def test_moments_of_another_layout_are_laid_out_anew(checkpoint, scenes_file, tmp_path):
-    """The fused optimizer writes one element after the other, whatever the strides say."""
+def test_moments_in_another_memory_layout_give_the_same_weights(checkpoint, scenes_file, tmp_path):
+    """The fused optimizer ignores strides: it writes one element after the other."""
     runs = []
     for name in ("whole", "parts"):
         parts = read(checkpoint)
@@ -345,7 +345,7 @@ def test_moments_of_another_layout_are_laid_out_anew(checkpoint, scenes_file, tm
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
-def test_a_finished_epoch_that_was_not_evaluated_is_evaluated_elsewhere(checkpoint, scenes_file, tmp_path):
+def test_an_unevaluated_last_epoch_is_evaluated_on_resume_in_another_folder(checkpoint, scenes_file, tmp_path):
     parts = read(checkpoint)
     parts["training"] |= {"history": [], "best": None}  # as if killed after the only epoch's last step
     torch.save(parts, tmp_path / "lstm_last.pt")
@@ -366,7 +366,7 @@ def test_a_checkpoint_of_format_1_loads(checkpoint, tmp_path):
 # ---------------------------------------------------------------------------------- safetensors
 
 
-def test_a_model_is_shared_as_safetensors(checkpoint, tmp_path, scenes_file, capsys):
+def test_a_model_shared_as_safetensors_writes_the_same_captions(checkpoint, tmp_path, scenes_file, capsys):
     path = tmp_path / "model.safetensors"
     run_test("lstm", ["--checkpoint", str(checkpoint), "--export", str(path)])
     assert str(path) in capsys.readouterr().out
@@ -377,7 +377,7 @@ def test_a_model_is_shared_as_safetensors(checkpoint, tmp_path, scenes_file, cap
     images = load_captions(scenes_file).splits["val"].images
     texts = [[c.text for c in load_captioner(p).caption_images(images)] for p in (checkpoint, path)]
     assert texts[0] == texts[1]
-    train(scenes_file, tmp_path, "--epochs", "1", "--init", str(path))  # and training starts from it
+    train(scenes_file, tmp_path, "--epochs", "1", "--init", str(path))  # training can start from it too
     with pytest.raises(InputError, match="holds no training state"):
         train(scenes_file, tmp_path, "--epochs", "1", "--resume", str(path))
 
@@ -396,7 +396,7 @@ def test_damaged_safetensors_are_refused(checkpoint, tmp_path):
             load_checkpoint(path)
 
 
-# ------------------------------------------------------------------------- training goes wrong
+# --------------------------------------------------------------------------- runs that go wrong
 
 
 def test_a_run_that_diverges_names_step_and_checkpoint(scenes_file, tmp_path):
@@ -431,11 +431,11 @@ def test_an_earlier_run_is_not_overwritten(scenes_file, tmp_path, capsys):
     for path in tmp_path.glob("lstm_last*"):
         path.unlink()
     third = (tmp_path / "lstm_best.pt").read_bytes()
-    train(scenes_file, tmp_path, "--epochs", "1", "--seed", "3")  # a best checkpoint that lies alone is kept too
+    train(scenes_file, tmp_path, "--epochs", "1", "--seed", "3")  # a best checkpoint without a last one is kept too
     assert (tmp_path / "lstm_best_before3.pt").read_bytes() == third
 
 
-def test_clipping_stands_in_the_log(scenes_file, tmp_path):
+def test_the_log_shows_clipping_and_gradient_norms(scenes_file, tmp_path):
     for clip, clipped in (("1e-9", "1"), ("1e9", "0"), ("0", "0")):
         train(scenes_file, tmp_path, "--epochs", "1", "--clip", clip)
         header, row = ((tmp_path / "lstm_log.csv").read_text()).splitlines()
@@ -443,7 +443,7 @@ def test_clipping_stands_in_the_log(scenes_file, tmp_path):
         assert row["clipped"] == clipped and float(row["gradient_norm"]) > 0
 
 
-def test_same_seed_same_bytes(scenes_file, tmp_path):
+def test_the_same_seed_gives_the_same_weights(scenes_file, tmp_path):
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
         train(scenes_file, tmp_path / name, "--epochs", "1", "--seed", seed, "--deterministic")
     torch.use_deterministic_algorithms(False)

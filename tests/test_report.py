@@ -1,3 +1,5 @@
+"""The results page: which examples it shows, and what it contains."""
+
 from html.parser import HTMLParser
 
 import torch
@@ -19,7 +21,7 @@ def test_examples_are_the_best_the_median_and_the_worst(scores, count):
         assert values[0] == max(scores) and values[-1] == min(scores)
 
 
-def test_the_page_is_one_file_with_pictures_and_escaped_text(tmp_path):
+def test_the_page_is_one_file_with_images_and_escaped_text(tmp_path):
     N = 7
     images = torch.randint(0, 256, (N, 3, 40, 40), dtype=torch.uint8)
     captions = [Caption(f"<b>{k} & one", ["<b>", "&"], -1.0, torch.full((2, 2, 2), 0.25)) for k in range(N)]
@@ -41,8 +43,8 @@ def test_the_page_is_one_file_with_pictures_and_escaped_text(tmp_path):
 
     reader = Reader()
     reader.feed((tmp_path / "r.html").read_text())
-    pictures = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
-    assert len(pictures) == 11 and all(src.startswith("data:image/jpeg;base64,") for src in pictures)  # 6 + 5
+    sources = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
+    assert len(sources) == 11 and all(src.startswith("data:image/jpeg;base64,") for src in sources)  # 6 + 5
     assert not any(tag in ("b", "i") for tag, _ in reader.tags)
     assert "<b>6 & one" in reader.text and "a <i>dog</i>" in reader.text and "12.3" in reader.text
     assert reader.text.index("<b>6 &") < reader.text.index("<b>0 &")

@@ -16,11 +16,12 @@ from rnn_lstm_captioning.training.self_critical import SelfCritical, mean_of_oth
 def test_the_baseline_is_the_mean_of_the_others():
     rewards, images = torch.tensor([1.0, 5.0, 3.0, 7.0, 2.0]), torch.tensor([4, 9, 4, 4, 9])
     assert mean_of_others(rewards, images).tolist() == [5.0, 2.0, 4.0, 2.0, 5.0]
-    assert mean_of_others(torch.tensor([3.0]), torch.tensor([0])).tolist() == [3.0]  # alone: nothing is learnt
+    # without another caption, the advantage is zero
+    assert mean_of_others(torch.tensor([3.0]), torch.tensor([0])).tolist() == [3.0]
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_log_probs_are_minus_the_loss(cell):
+def test_the_mean_log_prob_is_minus_the_loss(cell):
     captioner, captions = tiny_captioner(cell), random_captions(5, 8, 12)
     features = torch.randn(5, 6, 2, 2, dtype=torch.float64)
     log_probs = captioner.log_probs(features, captions)
@@ -29,7 +30,7 @@ def test_log_probs_are_minus_the_loss(cell):
 
 def test_the_gradient_is_that_of_the_expected_reward():
     captioner = tiny_captioner("lstm", V=6, D=3, H=4)
-    with torch.no_grad():  # captions of one or two words, and <NULL> or <START> never
+    with torch.no_grad():  # only captions of one or two words, without <NULL> and <START>
         captioner.vocabulary_projection.b[[NULL, START]] = -50
     copies, features = 20_000, torch.randn(1, 6, 2, 2, dtype=torch.float64)
     pairs = Pairs(
@@ -71,7 +72,7 @@ def train_on(scenes_file, folder, out, *extra):
     return load_checkpoint(out / "attn_last.pt")
 
 
-def test_it_trains_from_a_checkpoint_and_resumes_exactly(scenes_file, trained, tmp_path):
+def test_self_critical_training_starts_from_a_checkpoint_and_resumes_exactly(scenes_file, trained, tmp_path):
     whole = train_on(scenes_file, trained, tmp_path / "whole", "--epochs", "2", "--schedule", "constant")
     train_on(scenes_file, trained, tmp_path / "parts", "--epochs", "1", "--schedule", "constant")
     parts = train_on(scenes_file, trained, tmp_path / "parts", "--epochs", "2", "--schedule", "constant", "--resume")
@@ -81,7 +82,7 @@ def test_it_trains_from_a_checkpoint_and_resumes_exactly(scenes_file, trained, t
     assert all(torch.equal(whole.weights[name], parts.weights[name]) for name in before)
 
 
-def test_what_it_needs_is_said(scenes_file, trained, tmp_path):
+def test_a_missing_or_unsuitable_init_is_refused(scenes_file, trained, tmp_path):
     data = ["--data", str(scenes_file), "--out", str(tmp_path), *SMALL]
     with pytest.raises(InputError, match="name its checkpoint with --init"):
         run_train("attn", [*data, "--self-critical"])

@@ -1,4 +1,4 @@
-"""The training loop's parts."""
+"""The parts of the training loop."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def test_weight_decay_shrinks_matrices_only():
 
 
 @given(st.integers(1, 3000), st.data())
-def test_the_learning_rate_rises_to_its_value_and_falls_to_nothing(total, data):
+def test_the_learning_rate_rises_to_its_full_value_and_falls_to_zero(total, data):
     step = data.draw(st.integers(0, total - 1))
     cosine, constant = (
         learning_rate_factor(TrainingSettings(schedule=schedule), step, total) for schedule in ("cosine", "constant")
@@ -52,7 +52,7 @@ def test_the_best_epoch_has_the_highest_cider_or_else_the_lowest_loss():
     )
 
 
-def test_one_number_of_steps_per_epoch_for_every_order():
+def test_every_epoch_has_the_same_number_of_steps():
     dry = make_trainer(tiny_captioner("rnn"), batching="length", batch_size=1, dry_run=True)
     assert dry.steps_per_epoch == len(dry.batches_of_epoch(3)) == 4
     trainer = make_trainer(tiny_captioner("rnn"), batching="length", batch_size=3)
@@ -61,7 +61,7 @@ def test_one_number_of_steps_per_epoch_for_every_order():
         assert len(batches) == trainer.steps_per_epoch
 
 
-def test_without_a_warm_up_the_schedule_starts_at_its_value():
+def test_the_warm_up_can_be_turned_off_or_made_longer():
     without = TrainingSettings(schedule="constant", warmup=0)
     assert all(learning_rate_factor(without, step, 100) == 1 for step in range(100))
     rising = [learning_rate_factor(TrainingSettings(schedule="constant", warmup=0.2), step, 100) for step in range(21)]
@@ -78,12 +78,12 @@ def test_without_a_warm_up_the_schedule_starts_at_its_value():
         ({"self_critical": True, "batching": "length"}, "which --batching length separates"),
     ],
 )
-def test_settings_that_can_not_be_used_are_refused(values, message):
+def test_unusable_settings_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TrainingSettings(**values)
 
 
-def test_a_notebook_trains_without_files():
+def test_a_trainer_works_without_files():
     torch.manual_seed(1)
     captioner, epochs = tiny_captioner("gru").float(), []
     captioner.image_encoder.requires_grad_(False)

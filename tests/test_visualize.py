@@ -1,3 +1,5 @@
+"""Figures: attention overlays, captioned images, loss curves; and the helpers in utils.py."""
+
 import numpy as np
 import pytest
 import torch
@@ -24,27 +26,27 @@ def test_overlay_is_bright_where_the_weight_is(grid, size):
             assert overlay.shape == image.shape and overlay.dtype == torch.uint8
             brightness = overlay.float().sum(0)
             peak = (brightness == brightness.max()).nonzero()
-            cell = torch.tensor([row, column])
-            assert (peak * torch.tensor(grid) // torch.tensor(size) == cell).all(1).any()
-            y, x = ((cell + 0.5) * torch.tensor(size) / torch.tensor(grid)).long()
+            region = torch.tensor([row, column])
+            assert (peak * torch.tensor(grid) // torch.tensor(size) == region).all(1).any()
+            y, x = ((region + 0.5) * torch.tensor(size) / torch.tensor(grid)).long()
             assert brightness[y, x] > 0.75 * brightness.max()
             elsewhere = brightness.clone()
             rows, columns = (
-                slice(max(0, int((c - 0.9) * n / g)), int((c + 1.9) * n / g)) for c, n, g in zip(cell, size, grid)
+                slice(max(0, int((c - 0.9) * n / g)), int((c + 1.9) * n / g)) for c, n, g in zip(region, size, grid)
             )
             elsewhere[rows, columns] = 0
             assert elsewhere.max() < 0.5 * brightness.max()
 
 
-def test_attention_visualizer_puts_the_word_above_the_picture():
+def test_attention_visualizer_puts_the_word_above_the_image():
     image = torch.zeros(3, 112, 112, dtype=torch.uint8)
-    for token in ("dog", "an-extraordinarily-long-word-for-a-picture"):
-        result = utils.attention_visualizer(image, torch.full((4, 4), 1 / 16), token)
+    for word in ("dog", "an-extraordinarily-long-word-for-a-picture"):
+        result = utils.attention_visualizer(image, torch.full((4, 4), 1 / 16), word)
         assert result.shape == (3, 137, 112) and result.dtype == torch.uint8
         assert (result[:, :25] < 100).any() and (result[:, :25, [0, -1]] == 255).all()
 
 
-def test_pictures_are_written_as_said(tmp_path):
+def test_figures_are_written_to_the_given_files(tmp_path):
     image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
     save_captioned_image(tmp_path / "a.png", image, "a dog", ["a dog runs", "one dog"])
     save_captioned_image(tmp_path / "b.png", image, "", [])
@@ -62,7 +64,7 @@ def test_pictures_are_written_as_said(tmp_path):
         assert grid.size == (6 * 224, 2 * 249) and np.asarray(grid).std() > 10
 
 
-def test_utils_has_the_names_of_the_courses():
+def test_utils_has_the_helpers_of_the_courses():
     utils.reset_seed(3)
     first = torch.rand(2), np.random.rand()
     utils.reset_seed(3)

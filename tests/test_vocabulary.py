@@ -1,3 +1,5 @@
+"""Words, the vocabulary, and captions as rows of indices."""
+
 import unicodedata
 
 import pytest
@@ -18,7 +20,7 @@ from rnn_lstm_captioning.data.vocabulary import (
 )
 
 
-def test_tokenize():
+def test_words_are_lower_case_without_punctuation():
     assert tokenize("A man's T-shirt, in 2 colours .") == ["a", "man's", "t", "shirt", "in", "2", "colours"]
     assert tokenize("'Über' naïve_cafés — 東京 don’t") == ["über", "naïve", "cafés", "東京", "don't"]
     assert tokenize(" .,!? ") == []
@@ -40,10 +42,10 @@ def test_tokenize():
         ("İstanbul'da bir köpek", ["i\u0307stanbul'da", "bir", "köpek"]),  # Turkish: one word
         ("con chó đang chạy", ["con", "chó", "đang", "chạy"]),  # Vietnamese
         ("собака бежит — ёж", ["собака", "бежит", "ёж"]),
-        ("\u0301 \u200d '", []),  # marks and joiners alone are no word
+        ("\u0301 \u200d '", []),  # marks and joiners alone are not words
     ],
 )
-def test_words_of_any_script(text, words):
+def test_words_of_any_script_are_found(text, words):
     assert tokenize(text) == [unicodedata.normalize("NFC", word) for word in words]
     assert tokenize(unicodedata.normalize("NFD", text)) == tokenize(text)
 
@@ -56,23 +58,23 @@ def test_tokenizing_twice_changes_nothing(text):
 
 def test_vocabulary_keeps_frequent_words_in_a_fixed_order():
     captions = [["b", "a", "a"], ["c", "a", "b"], ["d"]]
-    tokens, counts = build_vocabulary(captions, word_threshold=2)
-    assert tokens == [*SPECIAL_TOKENS, "a", "b"]
+    words, counts = build_vocabulary(captions, word_threshold=2)
+    assert words == [*SPECIAL_TOKENS, "a", "b"]
     assert counts["a"] == 3 and counts["d"] == 1
     assert build_vocabulary(captions)[0] == [*SPECIAL_TOKENS, "a", "b", "c", "d"]
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8), min_size=1))
-def test_encoding_and_decoding_are_inverse_but_for_what_is_cut(captions):
-    tokens = [*SPECIAL_TOKENS, *"abcde"]
-    rows = encode_captions(captions, {token: i for i, token in enumerate(tokens)}, max_length=5)
+def test_decoding_reverses_encoding_except_for_cut_and_unknown_words(captions):
+    vocabulary = [*SPECIAL_TOKENS, *"abcde"]
+    rows = encode_captions(captions, {word: i for i, word in enumerate(vocabulary)}, max_length=5)
     assert rows.shape == (len(captions), 7) and rows.dtype == torch.int64
     assert (rows[:, 0] == START).all() and ((rows == END).sum(1) == 1).all()
     for row in rows.tolist():
         assert set(row[row.index(END) + 1 :]) <= {NULL}
     expected = [" ".join(word if word in "abcde" else "<UNK>" for word in caption[:5]) for caption in captions]
-    assert decode_captions(rows, tokens) == expected
-    assert decode_captions(rows[0], dict(enumerate(tokens))) == expected[0]
+    assert decode_captions(rows, vocabulary) == expected
+    assert decode_captions(rows[0], dict(enumerate(vocabulary))) == expected[0]
 
 
 def test_unknown_words_are_unk():

@@ -1,10 +1,10 @@
-"""The values of PyTorch's own functions, faster: the matrix product and tanh in float32 on a CPU, and
-the derivatives of tanh and sigmoid in few passes over memory.
+"""Faster versions of PyTorch's functions, with the same values: the matrix product and tanh in float32
+on a CPU, and the gradients of tanh and sigmoid with fewer passes over memory.
 
 On a CPU, PyTorch computes float32 products and tanh with MKL, which is slow on AMD processors.
-PyTorch also contains oneDNN, which is fast on all of them. But oneDNN's product has no derivative,
-so it is used only where autograd does not record: inside the modules, whose backward passes are
-written by hand.
+PyTorch also contains oneDNN, which is fast on all processors. But autograd can't differentiate oneDNN's
+product, so it is used only where autograd does not record: inside the modules, whose backward passes
+are written by hand.
 """
 
 import torch
@@ -17,7 +17,7 @@ def addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """c + a @ b, for a (M, K), b (K, P) and c (M, P) or (P,)."""
     if _onednn is None or not _fast_path(a):
         return torch.addmm(c, a, b)
-    if c.dim() == 1:  # oneDNN reads a bias as if it were contiguous, whatever its strides say
+    if c.dim() == 1:  # oneDNN ignores the strides of a bias: it must be contiguous
         return _onednn.default(a, b.T, c.contiguous(), "none", [], "")
     return _onednn.binary(a, c, b.T, None, "add")
 
@@ -31,7 +31,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 def tanh(x: Tensor) -> Tensor:
     """tanh(x), element by element."""
-    if not _fast_path(x) or x.numel() < 2**15:  # for a small one, three operations take longer
+    if not _fast_path(x) or x.numel() < 2**15:  # for a small tensor, three operations take longer
         return torch.tanh(x)
     return torch.sub(1, torch.sigmoid(-2 * x), alpha=2)  # tanh(x) = 1 - 2 sigmoid(-2x), exact to 1e-7
 
@@ -48,6 +48,6 @@ def sigmoid_gradient(dy: Tensor, y: Tensor, out: Tensor) -> Tensor:
 
 
 def _fast_path(x):
-    if torch.compiler.is_compiling():  # the compiler chooses its own products, and accepts no oneDNN call
+    if torch.compiler.is_compiling():  # the compiler chooses its own products, and can't compile oneDNN calls
         return False
     return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()

@@ -1,11 +1,11 @@
 """The LSTM with scaled dot-product attention over the image grid: one step, the sequence, and both
-backward passes by hand. The gate lines are those of ``lstm.py``, repeated so that this file can be
-read alone.
+backward passes by hand. The equations of the gates are repeated from ``lstm.py``, so that this file
+can be read alone.
 
 Shapes: N batch, T time steps, D word-vector size, H hidden size, G = grid_h * grid_w regions of the
 image. Weights are (in, out); gate order i, f, o, g. At every step the hidden state is compared with
-all G regions, and their weighted mean is a third input of the gates. Inside a sequence the image is
-(N, G, H), with one row A_k for each region, and the time axis comes first.
+all G regions, and the weighted mean of the regions is a third input of the gates. Inside a sequence
+the image is (N, G, H), with one row A_k for each region, and the time axis comes first.
 
 Sources: attention: Vaswani et al., "Attention Is All You Need" (2017), equation 1, with one query;
 over image features: Xu et al., "Show, Attend and Tell" (2015), whose scores come from an MLP.
@@ -35,9 +35,9 @@ GRID = "N H grid_h grid_w"
 
 
 def dot_product_attention(prev_h: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
-    """Scaled dot-product attention of one query per image over its grid.
+    """Scaled dot-product attention over the grid of each image, with one query per image.
 
-    Args: prev_h (N, H), A (N, H, grid_h, grid_w), one floating dtype.
+    Args: prev_h (N, H), A (N, H, grid_h, grid_w), of one floating dtype.
     Returns: attn (N, H), the weighted mean of the regions, and attn_weights (N, grid_h, grid_w),
         which sum to 1 over each image's grid.
     Raises: TypeError or ValueError that names the argument which does not fit.
@@ -51,7 +51,7 @@ def dot_product_attention(prev_h: Tensor, A: Tensor) -> tuple[Tensor, Tensor]:
 def dot_product_attention_backward(
     dattn: Tensor, prev_h: Tensor, A: Tensor, attn_weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of :func:`dot_product_attention` through its first result.
+    """Gradients of :func:`dot_product_attention`, given the gradient of its first result.
 
     Args: dattn (N, H); prev_h (N, H), A (N, H, grid_h, grid_w), attn_weights (N, grid_h, grid_w).
     Returns: dprev_h (N, H), dA (N, H, grid_h, grid_w).
@@ -83,7 +83,7 @@ def attention_step_forward(
         x=(x, "N D"), prev_h=(prev_h, "N H"), prev_c=(prev_c, "N H"), attn=(attn, "N H"),
         Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), Wattn=(Wattn, "H 4H"), b=(b, "4H"),
     )  # fmt: skip
-    p = addmm(_project(x, Wx, b), attn, Wattn)  # (N, 4H); a single step is not worth joining Wh and Wattn
+    p = addmm(_project(x, Wx, b), attn, Wattn)  # (N, 4H); for one step, joining Wh and Wattn is not faster
     next_h, next_c, gates = _step(p, prev_h, prev_c, Wh)
     return next_h, next_c, (x, prev_h, attn, gates, Wx, Wh, Wattn)
 
@@ -93,7 +93,7 @@ def attention_step_backward(dnext_h: Tensor, dnext_c: Tensor, cache: tuple) -> t
     """Gradients of one time step.
 
     Args: dnext_h (N, H), dnext_c (N, H), the gradients of the loss with respect to the step's two
-        results; cache of the forward.
+        results; cache, from the forward.
     Returns: dx (N, D), dprev_h (N, H), dprev_c (N, H), dattn (N, H), dWx (D, 4H), dWh (H, 4H),
         dWattn (H, 4H), db (4H,).
     Raises: TypeError or ValueError if a gradient does not fit.
@@ -127,7 +127,7 @@ def attention_forward(x: Tensor, A: Tensor, Wx: Tensor, Wh: Tensor, Wattn: Tenso
     inputs, attentions, steps, hs = [], [], [], []
     for p_t in p.unbind():
         attn, weights = _attend(h, regions)
-        hattn = torch.cat([h, attn], dim=1)  # (N, 2H): [h_{t-1}, attn_t] meets [Wh; Wattn] in one matmul
+        hattn = torch.cat([h, attn], dim=1)  # (N, 2H); [h_{t-1}, attn_t] @ [Wh; Wattn] is one matmul
         h, c, gates = _step(p_t, hattn, c, W)
         inputs.append(hattn), attentions.append(weights), steps.append(gates), hs.append(h)
     h = torch.stack(hs)  # (T, N, H)
@@ -138,7 +138,7 @@ def attention_forward(x: Tensor, A: Tensor, Wx: Tensor, Wh: Tensor, Wattn: Tenso
 def attention_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of the whole sequence: backpropagation through time and through the attention.
 
-    Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache of the forward.
+    Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache, from the forward.
     Returns: dx (N, T, D), dA (N, H, grid_h, grid_w), dWx (D, 4H), dWh (H, 4H), dWattn (H, 4H),
         db (4H,).
     Raises: TypeError or ValueError if dh does not fit.
@@ -147,7 +147,7 @@ def attention_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     (T, N, D), (_, G, H) = x.shape, regions.shape
     check_tensors(x=(x, "T N D"), A=(regions, "N G H"), dh=(dh, "N T H"))
     dh = dh.transpose(0, 1)
-    da = dh.new_empty(T, N, 4 * H)  # filled from the last step to the first, as the next two are
+    da = dh.new_empty(T, N, 4 * H)  # filled from the last step to the first, like dattn and du
     dattn, du = dh.new_empty(T, N, H), dh.new_empty(T, N, G)
     dprev_h = dprev_c = dh.new_zeros(N, H)
     for t in reversed(range(T)):
@@ -263,10 +263,10 @@ def _input_and_weight_gradients(da, x, hattn, Wx):
 
 
 class AttentionLSTM(RecurrentCell):
-    """An LSTM layer with attention that trains through :func:`attention_backward`.
+    """An LSTM layer with attention, whose gradients come from :func:`attention_backward`.
 
     Parameters: Wx (input_dim, 4 hidden_dim), Wh and Wattn (hidden_dim, 4 hidden_dim), drawn from
-    N(0, 1/fan_in); b (4 hidden_dim,), zero except for the forget gate's quarter, which is one.
+    N(0, 1/fan_in); b (4 hidden_dim,), one for the forget gate and zero for the others.
     """
 
     name, title, prefix, uses_grid = "attn", "LSTM with attention", "attention", True

@@ -1,4 +1,4 @@
-"""How PyTorch's autograd comes to use a forward and a backward pass that were written by hand."""
+"""Let PyTorch's autograd use forward and backward passes that are written by hand."""
 
 import functools
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 def first_derivative_only(backward: Callable) -> Callable:
-    """For the backward of a ``torch.autograd.Function``: refuse to take the gradient of a gradient, which would
-    silently be zero."""
+    """A decorator for the backward of a ``torch.autograd.Function``: it refuses to take the gradient of a gradient,
+    which would be zero, without an error."""
 
     @functools.wraps(backward)
     def checked(ctx, *gradients: Tensor) -> object:
-        if torch.is_grad_enabled():  # as it is with create_graph=True
+        if torch.is_grad_enabled():  # create_graph=True enables it
             raise RuntimeError(
                 "a backward pass that was written by hand has no derivative: leave out create_graph=True"
             )
@@ -26,8 +26,8 @@ class HandWritten(torch.autograd.Function):
     """``HandWritten.apply(forward, backward, *tensors)`` is ``forward(*tensors)[0]`` as one node of autograd's graph.
 
     ``forward(*tensors)`` returns a tensor and a cache; ``backward(gradient, cache)`` returns one gradient for each
-    of the tensors, in the same order. As with PyTorch's own functions, autograd raises an error if a tensor is
-    changed in place between the two passes, and so does the gradient of a gradient, which is not written here.
+    of the tensors, in the same order. As with PyTorch's own functions, it is an error to change a tensor in place
+    between the two passes. It is also an error to take the gradient of a gradient, which is not written here.
     """
 
     @staticmethod
@@ -40,12 +40,12 @@ class HandWritten(torch.autograd.Function):
     @staticmethod
     @first_derivative_only
     def backward(ctx, gradient: Tensor) -> tuple:
-        ctx.saved_tensors  # noqa: B018, autograd compares the tensors' versions when they are read
+        ctx.saved_tensors  # noqa: B018, autograd checks that the tensors are unchanged when they are read
         return None, None, *ctx.backward_by_hand(gradient, ctx.cache)
 
 
 def at_autocast_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in the dtype of an active ``torch.autocast``; unchanged where there is none.
+    """The tensors, cast to the dtype of the active ``torch.autocast``; unchanged if there is none.
 
     Autocast does not look into :class:`HandWritten`, so a module casts before it calls one.
     """

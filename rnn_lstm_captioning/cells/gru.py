@@ -1,13 +1,13 @@
 """The GRU, gated recurrent unit: one step, the sequence, and both backward passes by hand.
 
-Shapes: N batch, T time steps, D word-vector size, H hidden size. Weights are (in, out), so that a
-row vector is multiplied from the left: ``x @ Wx``. The gates lie side by side in one matrix, in the
-order r, z, n, as in ``torch.nn.GRU`` (which keeps the transpose). Inside a sequence the time axis
-comes first: then one step is one contiguous block of memory.
+Shapes: N batch, T time steps, D word-vector size, H hidden size. Weights are (in, out), for row
+vectors: ``x @ Wx``. The weights of the three gates stand side by side in one matrix, in the order r, z,
+n (``torch.nn.GRU``: the same order, transposed). Inside a sequence the time axis comes first, so that
+one step is one contiguous block of memory.
 
 Source: Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder" (2014), equations 5
-to 8, in the form of ``torch.nn.GRU``: the reset gate is applied after the product with the weights,
-r * (h Wh), where the paper has (r * h) Wh; then one product serves all three gates.
+to 8, in the form of ``torch.nn.GRU``: the reset gate multiplies the product with the weights,
+r * (h Wh); in the paper it multiplies the state, (r * h) Wh. So one matmul serves all three gates.
 """
 
 import torch
@@ -45,7 +45,7 @@ def gru_step_forward(x: Tensor, prev_h: Tensor, Wx: Tensor, Wh: Tensor, b: Tenso
 def gru_step_backward(dnext_h: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of one time step.
 
-    Args: dnext_h (N, H), the gradient of the loss with respect to next_h; cache of the forward.
+    Args: dnext_h (N, H), the gradient of the loss with respect to next_h; cache, from the forward.
     Returns: dx (N, D), dprev_h (N, H), dWx (D, 3H), dWh (H, 3H), db (3H,).
     Raises: TypeError or ValueError if dnext_h does not fit.
     """
@@ -83,7 +83,7 @@ def gru_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tup
 def gru_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of the whole sequence: backpropagation through time.
 
-    Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache of the forward.
+    Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache, from the forward.
     Returns: dx (N, T, D), dh0 (N, H), dWx (D, 3H), dWh (H, 3H), db (3H,).
     Raises: TypeError or ValueError if dh does not fit.
     """
@@ -161,7 +161,7 @@ def _input_and_weight_gradients(dp, du, x, prev_h, Wx):
 
 
 class GRU(RecurrentCell):
-    """A GRU layer that trains through :func:`gru_backward`.
+    """A GRU layer, whose gradients come from :func:`gru_backward`.
 
     Parameters: Wx (input_dim, 3 hidden_dim) and Wh (hidden_dim, 3 hidden_dim), drawn from
     N(0, 1/fan_in); b (3 hidden_dim,), zero.

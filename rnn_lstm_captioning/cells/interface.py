@@ -1,18 +1,18 @@
-"""What the rest of the project knows of a recurrent cell: nothing outside this package asks which cell it has."""
+"""All that other code knows about a recurrent cell: nothing outside this package asks which cell it has."""
 
 from torch import Tensor, nn
 
 
 class RecurrentCell(nn.Module):
-    """The interface of all cells. A new cell is a file with a subclass, and one line in ``cells/__init__.py``.
+    """The interface of all cells. A new cell is a subclass in its own file; ``cells/__init__.py`` registers it.
 
-    The captioner gives every cell ``image``, the projected features: the mean over the grid (N, H), or with
-    ``uses_grid`` the whole grid (N, H, grid_h, grid_w). A state is a tuple of tensors (N, H), the hidden state h
-    first; the searches copy and reorder its rows without knowing what it holds.
+    The captioner gives every cell ``image``, the projected features: (N, H), their mean over the grid, or, if
+    ``uses_grid``, (N, H, grid_h, grid_w), the whole grid. A state is a tuple of tensors (N, H); the first one is the
+    hidden state h. The searches copy and reorder the rows of a state without knowing what it holds.
 
-    Attributes: name, in checkpoints and on the command line; title, for people; prefix, of the plain functions:
-        ``<prefix>_forward(x, image, *parameters) -> h, cache`` and ``<prefix>_backward(dh, cache)``, the parameters
-        in the order in which the module registers them; uses_grid, whether the cell reads the whole grid.
+    Attributes: name, in checkpoints and on the command line; title, for people; prefix, of the names of the functions
+        ``<prefix>_forward(x, image, *parameters) -> h, cache`` and ``<prefix>_backward(dh, cache)``, which take the
+        parameters in the order in which the module registers them; uses_grid, whether the cell reads the whole grid.
     """
 
     name: str
@@ -33,5 +33,5 @@ class RecurrentCell(nn.Module):
         raise NotImplementedError
 
     def gates(self, x: Tensor, state: tuple[Tensor, ...], image: Tensor) -> dict[str, Tensor]:
-        """The values of one step that the figures draw: name -> (N, H); a name with "gate" is drawn from 0 to 1."""
+        """The values of one step that the figures draw: name -> (N, H); with "gate" in the name, from 0 to 1."""
         return {}

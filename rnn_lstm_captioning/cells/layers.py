@@ -10,8 +10,8 @@ from .autograd import at_autocast_precision, first_derivative_only
 class WordEmbedding(nn.Module):
     """A table of word vectors.
 
-    Parameter: W_embed (vocab_size, embed_size), drawn from N(0, 1), so that the word
-    has as much influence on a new cell as the hidden state (Wx is scaled by 1/sqrt(embed_size)).
+    Parameter: W_embed (vocab_size, embed_size), drawn from N(0, 1). Wx is scaled by 1/sqrt(embed_size),
+    so that a word has as much influence on a new cell as the hidden state.
     """
 
     def __init__(self, vocab_size: int, embed_size: int) -> None:
@@ -36,7 +36,7 @@ class _EmbeddingFunction(torch.autograd.Function):
     def backward(ctx, dx):
         (words,) = ctx.saved_tensors
         # dW_embed[word] = sum of dx over all positions of the word                      (EMB-2)
-        # (in a fixed order, which index_put_ does not promise)
+        # (added in a fixed order, which index_put_ does not guarantee)
         dW_embed = torch.ops.aten.embedding_dense_backward(dx, words, ctx.vocab_size, -1, False)  # (V, D)
         return None, dW_embed
 
@@ -44,7 +44,7 @@ class _EmbeddingFunction(torch.autograd.Function):
 class Affine(nn.Module):
     """An affine map of the last dimension, x W + b.
 
-    Parameters: W (in_dim, out_dim) and b (out_dim,), uniform in +-1/sqrt(in_dim), as nn.Linear's are.
+    Parameters: W (in_dim, out_dim) and b (out_dim,), uniform in +-1/sqrt(in_dim), as in nn.Linear.
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
@@ -76,7 +76,7 @@ class _AffineFunction(torch.autograd.Function):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation that accepts a batch of one: it has no variance, so the running statistics are used."""
+    """Batch normalisation that also accepts a batch of one, which has no variance: it uses the running statistics."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C) -> (N, C)."""

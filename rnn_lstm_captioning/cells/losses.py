@@ -1,4 +1,4 @@
-"""The temporal softmax loss, on given scores and on hidden states that are still to be projected to scores."""
+"""The temporal softmax loss, from scores, or from hidden states and a projection to scores."""
 
 import torch
 from torch import Tensor
@@ -6,15 +6,15 @@ from torch import Tensor
 from .arithmetic import addmm, matmul
 from .autograd import first_derivative_only
 
-CHUNK = 2**21  # scores held at a time: 8 MB in float32,
-ROWS = 128  # but never fewer rows than this, because every chunk adds to all of dW
+CHUNK = 2**21  # scores in memory at a time: 8 MB in float32,
+ROWS = 128  # but at least this many rows in a chunk, because every chunk adds to all of dW
 
 
 def temporal_softmax_loss(x: Tensor, y: Tensor, ignore_index: int | None = None) -> Tensor:
     """Cross-entropy of every word, summed over time and averaged over the minibatch.
 
-    Args: x (N, T, V), unnormalised scores of any floating dtype (16-bit ones are added up in
-        float32); y (N, T), int64, the target words in [0, V); positions where y == ignore_index add
+    Args: x (N, T, V), unnormalised scores of any floating dtype (16-bit scores are added
+        in float32); y (N, T), int64, the target words in [0, V); positions where y == ignore_index add
         neither loss nor gradient.
     Returns: scalar, in nats per caption. It is 0 if every position is ignored.
     Raises: TypeError or ValueError that names the argument which does not fit.
@@ -36,7 +36,7 @@ def temporal_softmax_loss(x: Tensor, y: Tensor, ignore_index: int | None = None)
 
 
 def word_losses(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """-log p(y) of words y (M,) with scores x (M, V): (M,), and log p(v) of all words (M, V) for the backward pass."""
+    """Scores x (M, V), words y (M,) -> -log p(y) (M,), and log p(v) of all words (M, V) for the backward pass."""
     # -log p(y) = log sum over v of exp(x_v) - x_y                                      (LOSS-1)
     log_probs = torch.log_softmax(x, dim=1)  # (M, V)
     return -log_probs.gather(1, y.unsqueeze(1)).squeeze(1), log_probs
@@ -70,8 +70,8 @@ class _SummedLoss(torch.autograd.Function):
 def projected_softmax_loss(h: Tensor, y: Tensor, W: Tensor, b: Tensor, ignore_index: int | None = None) -> Tensor:
     """``temporal_softmax_loss(h @ W + b, y, ignore_index)`` without holding all (N, T, V) scores in memory.
 
-    Ignored positions are dropped before the matmul. The rest is scored in chunks; each chunk's gradients
-    are computed at once, so its scores are not kept.
+    Ignored positions are dropped before the matmul. The scores of the rest are computed in chunks. The
+    gradients of a chunk are computed immediately, so its scores need not be kept.
 
     Args: h (N, T, H), y (N, T) int64, W (H, V), b (V,). Returns: scalar, in nats per caption.
     """
@@ -91,7 +91,7 @@ class _ProjectedLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=W.dtype, device=W.device)
         if with_gradients:
             dh, dW, db = ctx.gradients = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
-        W_used, b_used = W.to(h.dtype), b.to(h.dtype)  # under autocast, h comes in bf16
+        W_used, b_used = W.to(h.dtype), b.to(h.dtype)  # under autocast, h is bf16
         step = max(ROWS, CHUNK // W.shape[1])
         for start in range(0, len(h), step):
             rows = slice(start, start + step)

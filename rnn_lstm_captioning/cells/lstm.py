@@ -1,9 +1,9 @@
 """The LSTM: one step, the sequence, and both backward passes by hand.
 
-Shapes: N batch, T time steps, D word-vector size, H hidden size. Weights are (in, out), so that a
-row vector is multiplied from the left: ``x @ Wx``. The four gates lie side by side in one matrix,
-in the order i, f, o, g (``torch.nn.LSTM`` has i, f, g, o and the transpose). Inside a sequence the
-time axis comes first: then one step is one contiguous block of memory.
+Shapes: N batch, T time steps, D word-vector size, H hidden size. Weights are (in, out), for row
+vectors: ``x @ Wx``. The weights of the four gates stand side by side in one matrix, in the order i, f,
+o, g (``torch.nn.LSTM``: i, f, g, o, transposed). Inside a sequence the time axis comes first, so that
+one step is one contiguous block of memory.
 
 Source: Hochreiter and Schmidhuber, "Long Short-Term Memory" (1997), with the forget gate of Gers,
 Schmidhuber and Cummins (2000); forget bias 1: Jozefowicz, Zaremba and Sutskever (2015).
@@ -33,7 +33,8 @@ def lstm_step_forward(
 ) -> tuple[Tensor, Tensor, tuple]:
     """One time step.
 
-    Args: x (N, D), prev_h (N, H), prev_c (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,), one floating dtype.
+    Args: x (N, D), prev_h (N, H), prev_c (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,), of one
+        floating dtype.
     Returns: next_h (N, H), next_c (N, H), and a cache for :func:`lstm_step_backward`.
     Raises: TypeError or ValueError that names the argument which does not fit.
     """
@@ -50,7 +51,7 @@ def lstm_step_backward(dnext_h: Tensor, dnext_c: Tensor, cache: tuple) -> tuple[
     """Gradients of one time step.
 
     Args: dnext_h (N, H), dnext_c (N, H), the gradients of the loss with respect to the step's two
-        results; cache of the forward.
+        results; cache, from the forward.
     Returns: dx (N, D), dprev_h (N, H), dprev_c (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
     Raises: TypeError or ValueError if a gradient does not fit.
     """
@@ -88,7 +89,7 @@ def lstm_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tu
 def lstm_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of the whole sequence: backpropagation through time.
 
-    Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache of the forward.
+    Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache, from the forward.
     Returns: dx (N, T, D), dh0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
     Raises: TypeError or ValueError if dh does not fit.
     """
@@ -168,11 +169,11 @@ def _input_and_weight_gradients(da, x, prev_h, Wx):
 
 
 class LSTM(RecurrentCell):
-    """An LSTM layer that trains through :func:`lstm_backward`.
+    """An LSTM layer, whose gradients come from :func:`lstm_backward`.
 
     Parameters: Wx (input_dim, 4 hidden_dim) and Wh (hidden_dim, 4 hidden_dim), drawn from
-    N(0, 1/fan_in); b (4 hidden_dim,), zero except for the forget gate's quarter, which is one: a new
-    cell keeps its state.
+    N(0, 1/fan_in); b (4 hidden_dim,), one for the forget gate, so that a new cell keeps its state, and
+    zero for the others.
     """
 
     name, title, prefix = "lstm", "LSTM", "lstm"

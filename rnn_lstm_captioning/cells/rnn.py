@@ -1,8 +1,8 @@
 """The vanilla (Elman) recurrent network: one step, the sequence, and both backward passes by hand.
 
-Shapes: N batch, T time steps, D word-vector size, H hidden size. Weights are (in, out), so that a
-row vector is multiplied from the left: ``x @ Wx``. Inside a sequence the time axis comes first:
-then one step is one contiguous block of memory.
+Shapes: N batch, T time steps, D word-vector size, H hidden size. Weights are (in, out), for row
+vectors: ``x @ Wx``. Inside a sequence the time axis comes first, so that one step is one contiguous
+block of memory.
 
 Source: Elman, "Finding Structure in Time" (1990); backpropagation through time: Werbos (1990).
 """
@@ -42,7 +42,7 @@ def rnn_step_forward(x: Tensor, prev_h: Tensor, Wx: Tensor, Wh: Tensor, b: Tenso
 def rnn_step_backward(dnext_h: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of one time step.
 
-    Args: dnext_h (N, H), the gradient of the loss with respect to next_h; cache of the forward.
+    Args: dnext_h (N, H), the gradient of the loss with respect to next_h; cache, from the forward.
     Returns: dx (N, D), dprev_h (N, H), dWx (D, H), dWh (H, H), db (H,).
     Raises: TypeError or ValueError if dnext_h does not fit.
     """
@@ -78,7 +78,7 @@ def rnn_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tup
 def rnn_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     """Gradients of the whole sequence: backpropagation through time.
 
-    Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache of the forward.
+    Args: dh (N, T, H), the gradient of the loss with respect to every h_t; cache, from the forward.
     Returns: dx (N, T, D), dh0 (N, H), dWx (D, H), dWh (H, H), db (H,).
     Raises: TypeError or ValueError if dh does not fit.
     """
@@ -134,7 +134,7 @@ def _input_and_weight_gradients(da, x, prev_h, Wx):
 
 
 class RNN(RecurrentCell):
-    """A vanilla RNN layer that trains through :func:`rnn_backward`.
+    """A vanilla RNN layer, whose gradients come from :func:`rnn_backward`.
 
     Parameters: Wx (input_dim, hidden_dim) and Wh (hidden_dim, hidden_dim), drawn from
     N(0, 1/fan_in); b (hidden_dim,), zero.

@@ -1,17 +1,17 @@
-"""Argument checks for the cells: one call at the head of each public function."""
+"""Argument checks for the cells: one call at the start of each public function."""
 
 import torch
 
 
 def check_tensors(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
-    """Check the type, dtype, device and shape of named tensors; return the sizes that were found.
+    """Check the type, dtype, device and shape of named tensors; return the sizes of the letters.
 
-    Each argument is ``name=(tensor, "N T D")``. A letter has the size of its first occurrence, and
-    must have the same size everywhere else; ``"4H"`` means four times H. All tensors must
-    share the first one's floating-point dtype and its device, and no dimension may be empty.
+    Each argument is ``name=(tensor, "N T D")``. The first tensor with a letter sets the letter's size,
+    and all others must have the same; ``"4H"`` means four times H. All tensors must have the
+    floating-point dtype and the device of the first one, and no dimension may be 0.
 
-    Returns: dict, letter -> size. Raises: TypeError (not a tensor, or its dtype), ValueError
-    (its device or shape).
+    Returns: dict, letter -> size. Raises: TypeError (not a tensor, or a wrong dtype), ValueError
+    (a wrong device or shape).
     """
     sizes: dict[str, int] = {}
     first_name, (first, _) = next(iter(arguments.items()))

@@ -1,3 +1,3 @@
-"""For learners and teachers: the checker of one's own functions and the mistakes that it knows, one's own cell in a
-training run, numeric gradients, a look inside a trained captioner, and the web page.
+"""For learners and teachers: the checker of a learner's own functions, the mistakes that it knows, training with a
+learner's own cell, numeric gradients, a look inside a trained captioner, and the web page.
 """

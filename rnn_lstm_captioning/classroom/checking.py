@@ -1,6 +1,6 @@
-"""Check a learner's own functions: every function that a file has under one of the known names is called, in numpy or
-torch as it is written, and compared with the right values and gradients. A known mistake, or two, are named. The
-learner's code runs in a process of its own, with a time limit.
+"""Check a learner's own functions. The checker calls every function in a file that has a known name, in numpy or torch,
+and compares its results with the right values and gradients. It names one known mistake, or two. The learner's code
+runs in its own process, with a time limit.
 """
 
 import copy
@@ -47,10 +47,10 @@ class Unusable(Mistake):
 def check_file(
     file: Path, timeout: float, only: Sequence[str] = (), through_autograd: str = ""
 ) -> Iterator[tuple[str, str, str]]:
-    """Check the functions of a file in a process of its own.
+    """Check the functions of a file in another process.
 
-    Args: file; timeout, seconds for the whole file, after which the running function is given up; only, check these
-        functions and no others; through_autograd, a forward whose gradients autograd must find.
+    Args: file; timeout, in seconds: then the running function is stopped, and the next ones get the same time again;
+        only, check these functions and no others; through_autograd, a forward whose gradients autograd must find.
     Yields: function, outcome ("right", "wrong", "unchecked", "todo") and a message, in the order of the checks.
     Raises: InputError if the file can't be used.
     """
@@ -61,7 +61,7 @@ def check_file(
         report = Path(folder) / "report"
         report.touch()
         shown, begun, ended = 0, "the import", 0
-        while begun:  # once, and again after a function that did not return
+        while begun:  # once, and again after each function that did not return
             try:
                 arguments = [str(report), through_autograd, *only]
                 ended = subprocess.run([*command, *arguments], timeout=timeout, env=environment).returncode
@@ -69,7 +69,7 @@ def check_file(
             except subprocess.TimeoutExpired:
                 why = f"it did not finish within {timeout:g} seconds: is there an endless loop?"
             lines = _read_report(report)
-            if not lines:  # the checker itself did not start
+            if not lines:  # the checker itself could not start
                 raise InputError(f"{file} can't be checked: the checker's process ended (exit code {ended})")
             begun = lines[-1][0] if lines[-1][1] == "begun" else ""
             if begun == "the import":
@@ -89,7 +89,7 @@ def _read_report(report):
     return [json.loads(line) for line in Path(report).read_text(encoding="utf-8").splitlines()]
 
 
-# ------------------------------------------------------------------- in the process of its own
+# ------------------------------------------------------------------------ in the other process
 
 
 def work(file: str, report: str, through_autograd: str = "", *only: str) -> None:
@@ -129,7 +129,7 @@ def work(file: str, report: str, through_autograd: str = "", *only: str) -> None
 
 
 def load_file(file: str | Path) -> ModuleType:
-    """Import a learner's file, whatever its name ends in; like a script, it can import its neighbours."""
+    """Import a learner's file, with any suffix. Like a script, it can import the other files of its folder."""
     folder = str(Path(file).resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
@@ -152,7 +152,7 @@ def describe(error: Exception, file: str | Path) -> str:
 
 
 def check(name: str, function: Callable, learner: dict[str, Callable], done: dict) -> tuple[str, str]:
-    """Returns: "right" or "unchecked", and a message. Raises: Mistake; whatever the learner's code raises.
+    """Check one function. Returns: "right" or "unchecked", and a message. Raises: Mistake, and the learner's errors.
 
     Args: learner, all functions of the file; done, the outcomes of those that were checked before.
     """
@@ -220,7 +220,7 @@ def check_forward(
 
         results, rest = call_forward(function, arguments, names, keywords)
         compare(names, results, compute(), compute, first)
-        if rest is not None and name == "temporal_softmax_loss":  # CS231n's returns the gradient too
+        if rest is not None and name == "temporal_softmax_loss":  # CS231n's loss returns the gradient too
 
             def gradient(wrong=(), keywords=keywords):
                 x = exact(arguments)["x"].clone().requires_grad_()
@@ -246,7 +246,7 @@ def check_large_scores(name: str, function: Callable, dtype: torch.dtype) -> str
 
 
 def check_autograd(name: str, function: Callable) -> None:
-    """Raises: Mistake if autograd, through a forward in torch, does not find the right gradients."""
+    """Raises: Mistake if autograd does not find the right gradients of a forward in torch."""
     arguments = make_arguments(name, SIZES[0], 0, torch.float32)
     leaves = {key: value.clone().requires_grad_() for key, value in arguments.items()}
     result = function(*leaves.values())
@@ -271,7 +271,7 @@ def check_backward(
     dtype: torch.dtype,
     first: str | None,
 ) -> None:
-    """Raises: Mistake if the gradients differ, or the function changes what it is given."""
+    """Raises: Mistake if the gradients differ, or the function changes its arguments."""
     forward_name = name.replace("backward", "forward")
     arguments = make_arguments(forward_name, sizes, seed, dtype)
     names = FORWARDS[forward_name][1].split()
@@ -348,7 +348,7 @@ def call_forward(
 
 
 def as_list(returned: Any, names: list[str], more: str = "") -> list[Tensor]:
-    """The results of a function, one tensor for each name; ``more``, for the message: what else it may return."""
+    """The results of a function, one tensor for each name. Args: more, what else it may return, for the message."""
     if not isinstance(returned, tuple | list):
         returned = [returned]
     wanted = ", ".join(names) + more
@@ -368,8 +368,8 @@ def compare(
     first: str | None = None,
     of: str = "",
 ) -> None:
-    """Raises Mistake if the results found are not the wanted ones. It names the known mistake with which ``compute``
-    gives the same results, or else the function that the learner should correct ``first``."""
+    """Raises: Mistake if ``found`` differs from ``wanted``. It names the known mistake with which ``compute`` gives the
+    same results, or else the function that the learner should correct ``first``."""
     for name, a, b in zip(names, found, wanted):
         if a.shape != b.shape:
             turned = ": it is transposed" if a.dim() == b.dim() == 2 and a.shape == b.T.shape else ""
@@ -385,7 +385,8 @@ def compare(
 
 
 def diagnose(found: Sequence[Tensor], wanted: Sequence[Tensor], compute: Callable | None, first: str | None) -> str:
-    """ ": " and the mistake, or two, with which the plain cells give the same; or what to correct first; or nothing."""
+    """The end of a message: the mistake, or two, with which the plain cells give the same results; or what to correct
+    first; or an empty string."""
     if compute is None:
         return ""
 
@@ -410,7 +411,7 @@ def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 
 
 def hint(names: list[str], found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
-    """Where to look for a mistake without a name: the quarters of db that are off are closest to it."""
+    """Where to look for an unknown mistake: the gates whose quarter of db is wrong are closest to it."""
     pairs = {name: (a, b) for name, a, b in zip(names, found, wanted)}
     text = ": no known mistake explains it, and no two known mistakes"
     if "db" not in pairs:
@@ -440,13 +441,13 @@ def exact(arguments: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_unwritten(function: Callable) -> bool:
-    """Whether a function is still as the starter file has it."""
+    """Whether a function is still as it is in the starter file."""
     code = getattr(function, "__code__", None)
     return code is not None and "NotImplementedError" in code.co_names
 
 
 def trainable_cells(names: set[str]) -> list[str]:
-    """The names of the cells of which the sequence functions are in a set of right functions."""
+    """The names of the cells whose two sequence functions are among these right functions."""
     return [cell.name for cell in CELLS.values() if {f"{cell.prefix}_forward", f"{cell.prefix}_backward"} <= names]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rel_error(x: Tensor, y: Tensor, eps: float = 1e-10) -> float:
-    """The largest difference of two tensors over the largest sum of their magnitudes, a float."""
+    """The largest difference of two tensors, divided by the largest sum of their magnitudes; a float."""
     top = (x - y).abs().max()
     return (top / (x.abs() + y.abs()).max().clamp(min=eps)).item()
 
@@ -18,8 +18,8 @@ def compute_numeric_gradient(
 ) -> Tensor:
     """The gradient of a loss by central differences, (L(x + h) - L(x - h)) / 2h for each element.
 
-    Args: f, a function of one tensor; x, a tensor of any shape (float64 advised); dLdf, the
-        gradient of the loss with respect to f(x), of f(x)'s shape (None: ones); h, the step.
+    Args: f, a function of one tensor; x, a tensor of any shape (best float64); dLdf, the
+        upstream gradient, with the shape of f(x) (None: ones); h, the step.
     Returns: a tensor of x's shape and dtype.
     """
     x = x.clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Inside a captioner: what happens at every step of a caption, and how gradients change on their way back in time."""
+"""Look inside a captioner: what happens at every step of a caption, and how gradients change back in time."""
 
 import json
 import math
@@ -30,8 +30,8 @@ def save_figure(stem: str | Path, found: dict, figure: Figure) -> None:
 def trace(model: CaptioningRNN, image: Tensor, max_length: int = 15, top: int = 5) -> dict:
     """The greedy caption of an image, uint8 (3, S, S), and what happened at every step, as plain values.
 
-    Returns: "cell", "caption", and "steps": for each "word", "log_prob", "gates" (name -> H values), "top" (words with
-        their probabilities), "hidden_norm" and "attention" (grid_h lists of grid_w weights, or None).
+    Returns: "cell", "caption", and "steps", a list of dicts: "word", "log_prob", "gates" (name -> H values), "top"
+        (words with their probabilities), "hidden_norm" and "attention" (grid_h lists of grid_w weights, or None).
     """
     steps, words = [], torch.tensor([START])
     with evaluating(model):
@@ -104,7 +104,7 @@ def _draw_words(axes, step):
 
 
 def _draw_units(figure, axes, name, values):
-    """One row for each unit, sorted by their means: (H, T)."""
+    """Values (H, T): one row for each unit, sorted by mean."""
     values = values[values.mean(1).argsort(descending=True)]
     limit = values.abs().max().item()
     limits = dict(vmin=0, vmax=1, cmap="viridis") if "gate" in name else dict(vmin=-limit, vmax=limit, cmap="RdBu")
@@ -128,9 +128,9 @@ def gradient_norms(model: CaptioningRNN, steps: int) -> dict[str, list[float]]:
 
 
 def norms_back_in_time(cell: RecurrentCell, x: Tensor, hidden_dim: int) -> list[float]:
-    """Run a cell over x (N, T, D), send a random gradient into the last h, and carry it back one step at a time.
+    """Run a cell over x (N, T, D), start with a random gradient at the last h, and carry it back one step at a time.
 
-    The first state is zero; a cell that uses the grid gets a random one. Returns: the norm of the gradient of the
+    The first state is zero; a cell that uses the grid gets a random grid. Returns: the norm of the gradient of the
     whole state, the mean over the batch, from the last step to the first.
     """
     N, T, _ = x.shape

@@ -1,6 +1,6 @@
 """The mistakes that learners make, each with the sentence that the checker prints.
 
-``plain_cells`` contains the cells once more, and makes a mistake if its name is asked for.
+The functions of ``plain_cells`` make a mistake if its name is in their argument ``wrong``.
 """
 
 from itertools import permutations

@@ -1,7 +1,7 @@
-"""Train with a learner's own functions: ``lstm_forward`` and ``lstm_backward`` from a file, for any cell alike.
+"""Train any cell with a learner's own functions from a file, such as ``lstm_forward`` and ``lstm_backward``.
 
-Only the sequence is the learner's: parameters, single steps (with which captions are written) and checkpoints are
-those of our cell, so a checkpoint is an ordinary one, and captions come out the same wherever it is loaded.
+Only the sequence is computed by the learner's functions. The parameters, the single steps (which write captions) and
+the checkpoints are those of our cell. So a checkpoint is an ordinary one, and gives the same captions everywhere.
 """
 
 import functools
@@ -20,7 +20,7 @@ from .checking import check_file, describe, is_unwritten, kind_of, load_file, to
 
 
 def find_cell(file: Path) -> str:
-    """The name of the only cell whose forward is written in a file. Raises: InputError if there is none, or several."""
+    """The name of the only cell whose forward is written in a file. Raises: InputError if it has none or several."""
     module = _import(file)
     found = [cell for cell in CELLS.values() if _function(module, f"{cell.prefix}_forward")]
     if not found:
@@ -43,10 +43,10 @@ def check_own_cell(file: Path, cell: str, timeout: float = 60) -> None:
 
 
 def use_own_cell(captioner: CaptioningRNN, file: Path) -> None:
-    """From now on, the captioner's cell computes a sequence with the functions in a file, numpy or torch.
+    """From now on, the captioner's cell computes sequences with the functions in a file, in numpy or torch.
 
-    Without a backward, a forward in torch is differentiated by autograd.
-    Raises: InputError that names a function which is missing.
+    If the file has no backward, autograd differentiates a forward in torch.
+    Raises: InputError that names the missing functions.
     """
     cell_class = CELLS[captioner.cell_type]
     passes = _functions(file, cell_class)
@@ -60,7 +60,7 @@ def _with_functions(cell_class: type[RecurrentCell], forward: Callable, backward
     kind = kind_of(forward)
 
     def forward_pass(*tensors: Tensor) -> tuple[Tensor, Any]:
-        with torch.enable_grad():  # a backward may have been written with autograd
+        with torch.enable_grad():  # the learner's backward may use autograd
             returned = forward(*[to_kind(tensor.detach().cpu(), kind) for tensor in tensors])
         h, cache = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (returned, None)
         return torch.as_tensor(h).detach().to(tensors[0]), (cache, tensors)
@@ -73,7 +73,7 @@ def _with_functions(cell_class: type[RecurrentCell], forward: Callable, backward
         return tuple(torch.as_tensor(g).detach().to(tensor) for g, tensor in zip(gradients, tensors, strict=True))
 
     class OwnCell(cell_class):  # type: ignore[misc, valid-type]
-        """A cell whose sequence is computed by a learner's functions, in float32."""
+        """A cell that computes its sequence with a learner's functions, in float32."""
 
         def forward(self, x: Tensor, image: Tensor) -> Tensor:
             tensors = [tensor.to(self.Wx.dtype) for tensor in (x, image, *self.parameters())]
@@ -83,13 +83,13 @@ def _with_functions(cell_class: type[RecurrentCell], forward: Callable, backward
                 with torch.autocast(x.device.type, enabled=False):
                     returned = forward(*tensors)
                 h = returned[0] if isinstance(returned, tuple | list) else returned
-            return h.transpose(0, 1).contiguous().transpose(0, 1)  # in memory like ours: dropout draws in that order
+            return h.transpose(0, 1).contiguous().transpose(0, 1)  # in our memory layout: dropout draws in that order
 
     return OwnCell
 
 
 def _functions(file, cell):
-    """The learner's forward and backward of a cell's sequence; no backward where autograd can replace it."""
+    """The learner's forward and backward of a cell's sequence; backward is None if autograd can replace it."""
     module = _import(file)
     names = f"{cell.prefix}_forward", f"{cell.prefix}_backward"
     forward, backward = (_function(module, name) for name in names)

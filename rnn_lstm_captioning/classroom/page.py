@@ -24,14 +24,16 @@ from ..model.decoding import Decoding
 try:
     import gradio as gr
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("the page needs Gradio: pip install -r requirements-demo.txt") from error
+    raise ModuleNotFoundError(
+        "the page needs Gradio: pip install -r requirements-demo.txt, or pip install gradio"
+    ) from error
 
 END = SPECIAL_TOKENS[2]
 MAX_WORDS, TOP = 20, 6
 SIDE = 480  # pixels, at most, of an image on the page
 UPLOAD_LIMIT = "20mb"
-KEPT = 60  # seconds that an uploaded file is kept: the browser fetches it again for its preview
-SESSION = 3600  # seconds that a visitor's image is remembered without being used
+KEPT = 60  # seconds for which an uploaded file is kept: the browser fetches it again for its preview
+SESSION = 3600  # seconds for which a visitor's unused image is remembered
 CSS = """
 figure { margin: 0 } figure img { width: min(100%, 60vh); margin: .5em 0; border-radius: 6px }
 figcaption b { display: block; font-size: 1.25em } [role=alert] { font-weight: bold }
@@ -40,7 +42,7 @@ label:has(input[type=radio]:focus-visible) { outline: 2px solid currentColor }
 .gallery-item img { width: 60px; height: 60px; object-fit: cover; margin: 0 }
 code { overflow-wrap: anywhere; white-space: normal !important }
 """
-# in Gradio, every radio button is a group of its own; here the arrow keys move through the buttons of one box, as usual
+# in Gradio, every radio button is its own group; here the arrow keys move through the buttons of one box, as usual
 ARROW_KEYS = """() => document.addEventListener("keydown", event => {
   const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
   const group = event.target.type === "radio" && event.target.closest("fieldset");
@@ -53,7 +55,7 @@ SHOW_CAPTION = "() => document.querySelector('figure')?.scrollIntoView({block: '
 
 
 class OpenedImage(NamedTuple):
-    """An image as the page keeps it."""
+    """An image, as the page stores it."""
 
     shown: torch.Tensor  # uint8 (3, height, width), its longer side at most SIDE
     features: list[torch.Tensor]  # of each captioner, (1, C, grid_h, grid_w)
@@ -70,7 +72,7 @@ class Prediction(NamedTuple):
 
 
 def open_file(path: str | Path, captioners: Sequence[ImageCaptioner]) -> OpenedImage:
-    """The image in a file. Raises: OSError or ValueError if there is none."""
+    """Open the image in a file. Raises: OSError or ValueError if it can't be read."""
     shown = open_image(path, 2 * SIDE)
     shown.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
     images = {size: load_image(path, size)[None] for size in {captioner.stored_size for captioner in captioners}}
@@ -84,7 +86,7 @@ def open_file(path: str | Path, captioners: Sequence[ImageCaptioner]) -> OpenedI
 def predict(
     captioner: ImageCaptioner, features: torch.Tensor, beam: float, temperature: float, beginning: Sequence[str] = ()
 ) -> Prediction:
-    """A caption that begins with these words: sampled at a temperature above 0, else found with a beam."""
+    """A caption with this beginning: sampled if the temperature is above 0, else from beam search."""
     found_with = {"temperature": temperature} if temperature > 0 else {"beam": int(beam)}
     decoding = Decoding(max_length=MAX_WORDS, **found_with)
     caption = captioner.caption_features(features, decoding, beginning=beginning)[0]
@@ -109,7 +111,7 @@ def draw_figure(opened: OpenedImage, prediction: Prediction, place: int | None) 
 
 
 def thumbnail(path: str | Path) -> str:
-    """HTML of a small image, with the file's name for those who can't see it."""
+    """HTML of a small image, with the file's name for people who can't see it."""
     image = open_image(path, 200)
     image.thumbnail((100, 100))
     return f'<img src="{_data(pil_to_tensor(image))}" alt="{html.escape(Path(path).stem)}">'
@@ -180,14 +182,14 @@ class Column:
             self.alternatives = gr.Radio(info="Choose another word, and the model continues from there.", visible=False)
 
     def show(self, opened: OpenedImage | None, prediction: Prediction | None) -> list:
-        """A new caption, or none: values for prediction, figure, words and alternatives."""
+        """Show a new caption, or none. Returns: values for prediction, figure, words and alternatives."""
         if opened is None or prediction is None:
             return [None, "", hidden(), hidden()]
         words = gr.update(choices=words_to_choose(prediction), value=None, visible=True)
         return [prediction, draw_figure(opened, prediction, None), words, hidden()]
 
     def look(self, opened: OpenedImage, prediction: Prediction, place: int) -> list:
-        """A word was chosen: values for figure and alternatives."""
+        """A word was chosen. Returns: values for figure and alternatives."""
         check_remembered(prediction)
         place = min(place, len(prediction.caption.words))  # it may have been chosen just before the caption changed
         choices, here = alternatives(prediction, place)
@@ -198,8 +200,8 @@ class Column:
     def continue_caption(
         self, opened: OpenedImage, prediction: Prediction, place: int, word: str, beam: float, temperature: float
     ) -> list:
-        """Another word was chosen: keep the words before it, and let the model continue after it. Values for
-        prediction, figure and words; the alternatives are the same, and the keyboard focus stays on them."""
+        """Another word was chosen: keep the words before it, and let the model continue after it. Returns: values
+        for prediction, figure and words; the alternatives don't change, and the keyboard focus stays on them."""
         check_remembered(prediction)
         beginning = [*prediction.caption.words[:place], word]
         prediction = predict(self.captioner, opened.features[self.index], beam, temperature, beginning)
@@ -215,7 +217,7 @@ def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examp
         with gr.Row():
             with gr.Column(min_width=280):
                 upload = gr.Image(label="Image", sources=["upload", "webcam", "clipboard"], height=260, buttons=[])
-                upload.preprocess = lambda file: file and file.path  # unchanged: open_image says what is wrong with it
+                upload.preprocess = lambda file: file and file.path  # unchanged: open_image says what is wrong
                 problem = gr.HTML(visible=False)
                 gallery = gr.Dataset(
                     components=[gr.HTML(visible=False)], samples=[[thumbnail(path)] for path in examples],
@@ -289,7 +291,7 @@ def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examp
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's own theme, with the system's fonts instead of downloaded ones, and small print that can be read."""
+    """Gradio's own theme, with the system's fonts instead of downloaded ones, and small text that is easier to read."""
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
     small_print = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_300"}
     return gr.themes.Default(primary_hue="blue", **fonts).set(**small_print)

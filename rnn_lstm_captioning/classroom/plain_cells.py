@@ -1,6 +1,6 @@
-"""The cells once more, written plainly with autograd, and able to make mistakes: the checker compares with them.
+"""A second, plain version of the cells, for autograd. It can make mistakes; the checker compares a learner's with them.
 
-One trick serves all mistakes of a backward pass: :func:`via` has the value of one expression and the gradient of
+One trick is enough for all mistakes of a backward pass: :func:`via` has the value of one expression and the gradient of
 another, so that autograd computes what the learner's wrong line would compute. Shapes and names are those of
 ``cells``; ``wrong`` holds the names of the mistakes to make: none, one or several.
 """
@@ -15,7 +15,7 @@ from .mistakes import GRU_GATES, LSTM_GATES, ORDERS
 
 
 def pick(wrong, choices, right):
-    """The choice of the first of the mistakes, or the right value."""
+    """The choice of the first mistake that is in ``wrong``, or the right value."""
     return next((choice for name, choice in choices.items() if name in wrong), right)
 
 
@@ -30,7 +30,7 @@ def slope(value, a, derivative):
 
 
 def total(pairs, b, wrong, after=None):
-    """a = the sum of u @ W over the pairs (name, u, W), + b; after, the state that dWh is wrongly made of."""
+    """a = the sum of u @ W over the pairs (name, u, W), + b; after, the state that a wrong dWh uses."""
     a = (0 if "bias" in wrong else 1) * b.expand(len(pairs[0][1]), -1)
     for name, u, W in pairs:
         if "Wh transposed" in wrong and name == "h" and W.shape[0] == W.shape[1]:
@@ -45,7 +45,7 @@ def total(pairs, b, wrong, after=None):
 
 
 def gate_parts(a, gates, wrong):
-    """The sums of the gates: gate -> (N, H), in the order that the mistakes choose."""
+    """Split a into its gates: gate -> (N, H), in the order that the mistakes choose."""
     gates = "".join(gates)
     orders = {name: order for name, (order, right) in ORDERS.items() if right == gates}
     order = pick(wrong, {f"da {name}": order for name, order in orders.items()}, None)
@@ -56,7 +56,7 @@ def gate_parts(a, gates, wrong):
 
 
 def sigmoid_gate(gate, a, raw, wrong):
-    """The value of a gate with a sigmoid; raw, without it."""
+    """The value of a gate with a sigmoid; raw: without it."""
     y = a if raw else torch.sigmoid(a)
     if "sigmoid' forgotten" in wrong or f"{gate}' forgotten" in wrong:
         y = slope(y, a, torch.ones_like(y))
@@ -175,7 +175,7 @@ def attention_step(x, h, c, attn, Wx, Wh, Wattn, b, wrong=()):
 
 
 class PlainCell(NamedTuple):
-    """A cell as its plain functions take it. Sizes of arguments: letters, with a number before them as a factor."""
+    """What the checker needs to know of a cell. A size is a letter; a number before it is a factor."""
 
     weights: str
     image: str  # the argument that is the image, and its size
@@ -226,7 +226,7 @@ FORWARDS["temporal_softmax_loss"] = ("x N,T,V  y N,T", "loss")
 
 
 def sequence(cell: PlainCell, x: Tensor, image: Tensor, *weights: Tensor, wrong: tuple[str, ...] = ()) -> Tensor:
-    """h (N, T, H)."""
+    """Run a cell over x (N, T, D) -> h (N, T, H)."""
     first = state = cell.start(image, wrong)
     out: list[Tensor] = []
     times = range(x.shape[1])
@@ -273,16 +273,14 @@ def forward(name: str, arguments: dict[str, Tensor], wrong: tuple[str, ...] = ()
 def backward(
     name: str, arguments: dict[str, Tensor], upstream: tuple[Tensor, ...], wrong: tuple[str, ...] = ()
 ) -> tuple[Tensor, ...]:
-    """The gradients of the forward called ``name``, given those of its results, in the order of its arguments."""
+    """The gradients of the arguments of the forward called ``name``, given the upstream gradients."""
     skipped = "first skipped" in wrong or "last skipped" in wrong
     if skipped and "step" not in name and "x" in arguments:
         return _with_a_step_skipped(name, arguments, upstream, wrong)
     if "dnext_c ignored" in wrong and len(upstream) > 1:
         upstream = (upstream[0], torch.zeros_like(upstream[1]))
     inputs = {key: value.detach().requires_grad_() for key, value in arguments.items()}
-    nothing = 0 * sum(
-        value.sum() for value in inputs.values()
-    )  # where the mistakes cut a path off, the gradient is zero
+    nothing = 0 * sum(value.sum() for value in inputs.values())  # if a mistake cuts a path, the gradient is zero
     outputs = [result + nothing for result in forward(name, inputs, wrong)[: len(upstream)]]
     gradients = dict(zip(inputs, torch.autograd.grad(outputs, list(inputs.values()), upstream)))
     for key in gradients:

@@ -1,6 +1,6 @@
 """Make a caption file (.pt) from images and their captions.
 
-An interrupted build continues where it stopped when the same command is given again.
+If a build is interrupted, the same command continues it.
 """
 
 import os
@@ -29,15 +29,19 @@ def get_args_parser() -> ArgumentParser:
     source.add_argument("--val-captions", type=Path, metavar="FILE", help="validation captions, if in another file")
     splits = parser.add_argument_group("splits (a Karpathy JSON has its own)")
     for split in ("train", "val", "test"):
-        splits.add_argument(f"--{split}-list", type=Path, metavar="FILE", help="names of its images, one a line")
+        splits.add_argument(f"--{split}-list", type=Path, metavar="FILE", help="the names of its images, one per line")
     splits.add_argument(
-        "--val-fraction", type=float, metavar="X", help="without lists: this part of the images is for validation (0.1)"
+        "--val-fraction", type=float, metavar="X", help="without lists: the fraction of the images for validation (0.1)"
     )
     text = parser.add_argument_group("what is stored")
     text.add_argument("--out", type=Path, required=True, metavar="FILE", help="the caption file to write (.pt)")
-    text.add_argument("--size", type=int, default=112, help="side of the stored images in pixels (112)")
+    text.add_argument("--size", type=int, default=112, help="the stored size: the side of an image in pixels (112)")
     text.add_argument(
-        "--word-threshold", type=positive(int), default=5, metavar="N", help="keep words with N training uses (5)"
+        "--word-threshold",
+        type=positive(int),
+        default=5,
+        metavar="N",
+        help="keep words that training captions use N times (5)",
     )
     text.add_argument(
         "--max-length", type=positive(int), default=15, metavar="N", help="cut captions after N words (15)"
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data, report = build_caption_file(settings)
     out = settings.out
     save_contact_sheet(out.with_name(out.stem + "_sheet.png"), *sample_images(data))
-    del data["train_references"]  # raw text is for the metrics, which never look at the training split
+    del data["train_references"]  # raw text is for the metrics, which don't use the training split
     save(data, out)
     report_path = out.with_name(out.stem + "_report.txt")
     with replacing(report_path) as unfinished:

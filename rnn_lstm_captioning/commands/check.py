@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..classroom.checking import ORDER, check_file, trainable_cells, write_starter
 from ..errors import InputError
-from .common import SCRIPTS, ArgumentParser, positive, script_for
+from .common import ArgumentParser, positive, script_for
 
 MARKS = {"right": "right", "wrong": "WRONG", "unchecked": "not checked", "todo": "not written yet"}
 
@@ -16,16 +16,20 @@ def get_args_parser() -> ArgumentParser:
     parser.add_argument("file", type=Path, metavar="FILE", help="a Python file with any of the functions")
     parser.add_argument("--new", action="store_true", help="write FILE, with the functions to fill in")
     parser.add_argument(
-        "--need", nargs="+", choices=ORDER, default=[], metavar="NAME", help="exit code 1 without these"
+        "--need", nargs="+", choices=ORDER, default=[], metavar="NAME", help="exit code 1 if one is not written"
     )
     parser.add_argument(
-        "--timeout", type=positive(float), default=60, metavar="S", help="seconds for the whole file (%(default)s)"
+        "--timeout",
+        type=positive(float),
+        default=60,
+        metavar="S",
+        help="after S seconds, stop the running function (%(default)s)",
     )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exit code 0: all right; 1: a mistake was found; 2: the file can't be used."""
+    """Exit code 0: no mistake; 1: a mistake was found, or a needed function is missing; 2: the file can't be used."""
     args = get_args_parser().parse_args(arguments)
     if args.new:
         write_starter(args.file)
@@ -51,8 +55,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     cells = trainable_cells({name for name, outcome in outcomes.items() if outcome == "right"})
     if cells:
-        cell = cells[-1]
-        if cell in SCRIPTS:
-            print(f"train with it: {script_for('train', cell)} --cell {args.file}")
-        else:
-            print(f"train with it: python -m rnn_lstm_captioning train --cell {args.file}:{cell}")
+        print(f"train with it: {script_for('train', cells[-1], args.file)}")

@@ -21,15 +21,18 @@ from ..training import distributed
 SCRIPTS = {"rnn": "rnn", "lstm": "lstm", "attn": "lstm_attention"}
 
 
-def script_for(command: str, cell: str) -> str:
-    """How to train or test a cell: ``python train_lstm.py``, or ``python -m rnn_lstm_captioning train --cell gru``."""
-    if cell in SCRIPTS:
-        return f"python {command}_{SCRIPTS[cell]}.py"
-    return f"python -m rnn_lstm_captioning {command}" + (f" --cell {cell}" if command == "train" else "")
+def script_for(command: str, cell: str, own: Path | None = None) -> str:
+    """How to train or test a cell from the current folder: ``python train_lstm.py`` if the script is there, else
+    ``python -m rnn_lstm_captioning train --cell lstm``. Args: own, a file with a learner's functions."""
+    script = f"{command}_{SCRIPTS.get(cell)}.py"
+    if Path(script).exists():
+        return f"python {script}" + (f" --cell {own}" if own else "")
+    choice = f" --cell {f'{own}:{cell}' if own else cell}" if command == "train" else ""
+    return f"python -m rnn_lstm_captioning {command}{choice}"
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Reads ``@FILE`` arguments: several on a line, ``#`` starts a comment. Errors are one line."""
+    """Reads arguments from ``@FILE``: a line can have several, and ``#`` starts a comment. An error is one line."""
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(fromfile_prefix_chars="@", allow_abbrev=False, **keywords)
@@ -53,7 +56,7 @@ def run_command(main: Callable[[], object]) -> None:
     reuse_memory()
     torch.set_flush_denormal(True)  # numbers below 1e-38 would make a CPU a hundred times slower
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may not be valid text
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
     try:
         main()
     except InputError as error:  # raised in every process
@@ -89,7 +92,7 @@ def reuse_memory() -> None:
 
 
 def say(*words: object) -> None:
-    """Print, in rank 0 only."""
+    """Print in rank 0 only."""
     if distributed.rank() == 0:
         print(*words, flush=True)
 

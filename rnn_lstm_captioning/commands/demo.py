@@ -21,11 +21,11 @@ from .common import ArgumentParser, device
 
 def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="rnn_lstm_captioning demo", description=__doc__)
-    parser.add_argument("--checkpoint", nargs="+", required=True, metavar="FILE", help="the models, side by side")
-    parser.add_argument("--examples", nargs="+", metavar="PATH", help="up to 24 images to choose from (scenes)")
+    parser.add_argument("--checkpoint", nargs="+", required=True, metavar="FILE", help="the captioners, side by side")
+    parser.add_argument("--examples", nargs="+", metavar="PATH", help="up to 24 example images (new scenes)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines (%(default)s)")
-    parser.add_argument("--port", type=port_number, help="(the first free one from 7860)")
-    parser.add_argument("--device", type=device, help="(cuda if there is a GPU, else cpu)")
+    parser.add_argument("--port", type=port_number, help="(the first free port from 7860)")
+    parser.add_argument("--device", type=device, help="cpu, cuda, ...; default: cuda if there is a GPU")
     return parser
 
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"the page can't be at {args.host}, port {args.port or 'any'}: {error.strerror}") from error
     captioners = [load_captioner(path, args.device) for path in args.checkpoint]
     titles = [f"## {c.model.cell.title}\n`{path}`" for c, path in zip(captioners, args.checkpoint)]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end in order, so that no file is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end normally, so that the temporary folder is deleted
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         examples = example_images(args.examples, Path(folder))
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def example_images(paths: Sequence[str] | None, folder: Path) -> list[str]:
-    """The paths of the user's own images, or of some scenes that no data set holds, drawn into a folder."""
+    """The paths of the user's own images, or of new scenes, which are in no data set, drawn into a folder."""
     if paths:
         _, found, failed = load_images(find_images(paths)[:24], 16)
         for path, reason in failed:

@@ -15,13 +15,21 @@ from .common import ArgumentParser, positive
 
 def get_args_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="rnn_lstm_captioning inspect", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--checkpoint", nargs="+", required=True, metavar="FILE", help="--gradients takes several")
+    parser.add_argument("--checkpoint", nargs="+", required=True, metavar="FILE", help="several with --gradients")
     parser.add_argument("--image", metavar="PATH", help="the image to caption")
-    parser.add_argument("--gradients", action="store_true", help="the norm of a gradient on its way back in time")
-    parser.add_argument("--top", type=positive(int), default=5, metavar="N", help="words per step (%(default)s)")
-    parser.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="(%(default)s)")
-    parser.add_argument("--steps", type=positive(int), default=40, metavar="T", help="with --gradients (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("outputs"), metavar="DIR", help="(%(default)s)")
+    parser.add_argument("--gradients", action="store_true", help="draw the norm of a gradient on its way back in time")
+    parser.add_argument("--top", type=positive(int), default=5, metavar="N", help="next words to show (%(default)s)")
+    parser.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="in words (%(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=positive(int),
+        default=40,
+        metavar="T",
+        help="steps back in time, with --gradients (%(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs"), metavar="DIR", help="for the results (%(default)s)"
+    )
     return parser
 
 

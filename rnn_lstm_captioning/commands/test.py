@@ -43,44 +43,48 @@ def get_args_parser(cell: str | None = None) -> ArgumentParser:
     kind = f"{cell} checkpoint" if cell else "checkpoint"
     parser = ArgumentParser(description=f"Evaluate a {kind}, or caption your own images.")
     what = parser.add_argument_group("what")
-    what.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="written by train_*.py into cv/")
+    what.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="train_*.py writes it into cv/")
     what.add_argument(
-        "--image", nargs="+", metavar="PATH", help="caption these images, folders or patterns; no data is loaded"
+        "--image", nargs="+", metavar="PATH", help="caption these images (or folders, or patterns); no data is loaded"
     )
     what.add_argument("--data", metavar="FILE", help="default: the file named in the checkpoint")
     what.add_argument(
         "--export", type=Path, metavar="FILE", help="write the model as .safetensors, to share it, and stop"
     )
     what.add_argument(
-        "--metrics", action="store_true", help="BLEU, ROUGE-L and CIDEr, and OUT/metrics.json and results.html"
+        "--metrics",
+        action="store_true",
+        help="compute BLEU, ROUGE-L and CIDEr; write OUT/metrics.json and OUT/results.html",
     )
     what.add_argument(
         "--baselines", action="store_true", help="with --metrics: the scores of trivial captions and of humans"
     )
     what.add_argument("--split", choices=SPLITS, default="val", help="what to evaluate on (%(default)s)")
     decoding = parser.add_argument_group("decoding")
-    decoding.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="words (%(default)s)")
-    decoding.add_argument("--beam", type=positive(int), default=1, metavar="K", help="beam search (1: greedy)")
+    decoding.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="in words (%(default)s)")
+    decoding.add_argument("--beam", type=positive(int), default=1, metavar="K", help="beam width (1: greedy search)")
     decoding.add_argument(
         "--length-penalty", type=finite, default=0.0, metavar="X", help="rank by log p / length^X (%(default)s)"
     )
     decoding.add_argument("--temperature", type=positive(float), metavar="X", help="draw words at random instead")
     decoding.add_argument("--top-k", type=positive(int), metavar="K", help="draw from the K most probable words")
-    decoding.add_argument("--top-p", type=positive(float), metavar="P", help="nucleus sampling")
-    decoding.add_argument("--seed", type=non_negative(int), default=0, help="of the sampling (%(default)s)")
+    decoding.add_argument(
+        "--top-p", type=positive(float), metavar="P", help="draw from the fewest words that together have probability P"
+    )
+    decoding.add_argument("--seed", type=non_negative(int), default=0, help="of the random words (%(default)s)")
     decoding.add_argument("--allow-unk", action="store_true", help="captions may contain <UNK>")
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, metavar="DIR", help="the folder for PNGs (outputs; with --image: none)")
+    output.add_argument("--out", type=Path, metavar="DIR", help="the folder for figures (outputs; with --image: none)")
     output.add_argument("--json", action="store_true", help="with --image: print JSON")
     output.add_argument(
         "--num-samples",
         type=non_negative(int),
         default=4,
         metavar="N",
-        help="images of train and val to draw (%(default)s)",
+        help="images of train and of val to draw (%(default)s)",
     )
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="(%(default)s)")
+    machine.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="captions (%(default)s)")
     machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda if there is a GPU")
     machine.add_argument("--precision", choices=PRECISIONS, help="default: as it was trained")
     return parser
@@ -97,7 +101,7 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         top_k=args.top_k,
         top_p=args.top_p,
         allow_unk=args.allow_unk,
-    )  # mistakes show before anything is computed
+    )  # wrong values are refused before anything is computed
     checkpoint = load_checkpoint(args.checkpoint)
     if cell not in (None, checkpoint.cell):
         raise InputError(
@@ -128,7 +132,7 @@ def make_generator(args: Namespace, decoding: Decoding, used_device: str) -> tor
 
 
 def caption_files(captioner: ImageCaptioner, args: Namespace, decoding: Decoding) -> None:
-    """Caption the user's own images: one line each. An image that can't be read is named; the rest is done."""
+    """Caption the user's own images, one line each; report the images that can't be read."""
     paths = find_images(args.image)
     if not paths:
         raise InputError(f"there are no images in {', '.join(args.image)}")
@@ -266,7 +270,7 @@ def baselines(
 
 
 def check_fit(captioner: ImageCaptioner, data: CaptionData, checkpoint: Checkpoint, args: Namespace) -> None:
-    """Raises: InputError if the checkpoint was trained on data of another kind."""
+    """Raises: InputError if the data has another vocabulary or stored size, or no such split."""
     if data.idx_to_word != captioner.model.idx_to_word:
         raise InputError(
             f"{data.source} has another vocabulary than {args.checkpoint}, which was trained on {checkpoint.data}"
@@ -283,7 +287,7 @@ def check_fit(captioner: ImageCaptioner, data: CaptionData, checkpoint: Checkpoi
 def draw_samples(
     captioner: ImageCaptioner, split: Split, name: str, out: Path, num_samples: int, decoding: Decoding
 ) -> None:
-    """Images spread evenly over a split, with generated and true captions."""
+    """Draw images, spread evenly over a split, with generated captions and references."""
     chosen = torch.linspace(0, len(split.images) - 1, min(num_samples, len(split.images))).long()
     captions = captioner.caption_images(split.images[chosen], decoding)
     for k, (index, caption) in enumerate(zip(chosen.tolist(), captions)):

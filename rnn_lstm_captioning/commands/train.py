@@ -38,7 +38,7 @@ def get_args_parser(cell: str | None = None) -> ArgumentParser:
         metavar="FILE",
         help="a caption file, or 'scenes'; default: datasets/coco.pt if it exists, else the scenes",
     )
-    data.add_argument("--download", action="store_true", help="fetch the course's coco.pt (378 MB) first")
+    data.add_argument("--download", action="store_true", help="first download the course's coco.pt (378 MB)")
     data.add_argument("--num-train", type=positive(int), metavar="N", help="use the first N training captions only")
     model = parser.add_argument_group("model")
     model.add_argument(
@@ -46,13 +46,13 @@ def get_args_parser(cell: str | None = None) -> ArgumentParser:
         metavar="NAME|FILE",
         help=f"{', '.join(CELLS)}, or a Python file with your own functions, such as mine.py or mine.py:lstm",
     )
-    model.add_argument("--unchecked", action="store_true", help="with --cell FILE: train with it even if it is wrong")
+    model.add_argument("--unchecked", action="store_true", help="with --cell FILE: train without checking the file")
     model.add_argument("--encoder", default="regnet_x_400mf", metavar="NAME", help="a torchvision CNN (%(default)s)")
     model.add_argument(
-        "--encoder-weights", metavar="imagenet|none|FILE", help="default: imagenet; with the scenes: none"
+        "--encoder-weights", metavar="imagenet|none|FILE", help="default: imagenet; for the scenes: none"
     )
     model.add_argument("--finetune-encoder", action="store_true", help="train the CNN too; slower")
-    model.add_argument("--image-size", type=positive(int), metavar="PIXELS", help="resize images (the stored size)")
+    model.add_argument("--image-size", type=positive(int), metavar="PIXELS", help="fed to the CNN (the stored size)")
     model.add_argument(
         "--augment", action="store_true", help="random crops and mirroring; the CNN then runs in every step"
     )
@@ -61,34 +61,46 @@ def get_args_parser(cell: str | None = None) -> ArgumentParser:
             "--image-input", choices=IMAGE_INPUTS, default="h0", help="how the cell reads the image (%(default)s)"
         )
         model.add_argument(
-            "--image-norm", choices=IMAGE_NORMS, default="none", help="of the projected image (%(default)s)"
+            "--image-norm", choices=IMAGE_NORMS, default="none", help="normalise the projected image (%(default)s)"
         )
-    model.add_argument("--hidden-dim", type=positive(int), default=512, metavar="H", help="(%(default)s)")
-    model.add_argument("--wordvec-dim", type=positive(int), default=256, metavar="D", help="(%(default)s)")
+    model.add_argument("--hidden-dim", type=positive(int), default=512, metavar="H", help="hidden size (%(default)s)")
     model.add_argument(
-        "--dropout", type=probability, default=0.25, metavar="P", help="of word vectors and states (%(default)s)"
+        "--wordvec-dim", type=positive(int), default=256, metavar="D", help="size of a word vector (%(default)s)"
     )
-    model.add_argument("--feature-dropout", type=probability, default=0.5, metavar="P", help="(%(default)s)")
+    model.add_argument(
+        "--dropout", type=probability, default=0.25, metavar="P", help="of word vectors and hidden states (%(default)s)"
+    )
+    model.add_argument(
+        "--feature-dropout", type=probability, default=0.5, metavar="P", help="of features (%(default)s)"
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive(int), default=60, help="(%(default)s)")
-    training.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="captions (%(default)s)")
     training.add_argument(
-        "--batching", choices=BATCHINGS, default="padded", help="length: captions of one length only (%(default)s)"
+        "--batch-size", type=positive(int), default=256, metavar="N", help="in captions (%(default)s)"
+    )
+    training.add_argument(
+        "--batching", choices=BATCHINGS, default="padded", help="length: captions of one length (%(default)s)"
     )
     training.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="(%(default)s)")
     training.add_argument("--learning-rate", type=positive(float), default=1e-3, metavar="X", help="(%(default)s)")
-    training.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="after the warm-up (%(default)s)")
+    training.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate (%(default)s)")
     training.add_argument(
         "--warmup",
         type=probability,
         default=0.05,
         metavar="P",
-        help="the part of all steps in which the learning rate rises to its value; 0: none (%(default)s)",
+        help="the fraction of all steps in which the learning rate rises to its value; 0: none (%(default)s)",
     )
     training.add_argument(
-        "--clip", type=non_negative(float), default=5.0, metavar="X", help="gradient norm; 0: off (%(default)s)"
+        "--clip",
+        type=non_negative(float),
+        default=5.0,
+        metavar="X",
+        help="largest gradient norm; 0: no limit (%(default)s)",
     )
-    training.add_argument("--weight-decay", type=non_negative(float), default=1e-2, metavar="X", help="(%(default)s)")
+    training.add_argument(
+        "--weight-decay", type=non_negative(float), default=1e-2, metavar="X", help="of matrices (%(default)s)"
+    )
     training.add_argument(
         "--patience",
         type=non_negative(int),
@@ -96,26 +108,38 @@ def get_args_parser(cell: str | None = None) -> ArgumentParser:
         metavar="N",
         help="stop N epochs after the best one; 0: never (%(default)s)",
     )
-    training.add_argument("--init", type=Path, metavar="FILE", help="start from the weights of this checkpoint")
+    training.add_argument(
+        "--init", type=Path, metavar="FILE", help="begin a new run with the weights of this checkpoint"
+    )
     training.add_argument(
         "--self-critical",
         action="store_true",
-        help="with --init: raise the CIDEr of sampled captions; needs a low --learning-rate",
+        help="with --init: raise the CIDEr of sampled captions; use a low --learning-rate",
     )
-    training.add_argument("--seed", type=non_negative(int), default=0, help="(%(default)s)")
+    training.add_argument("--seed", type=non_negative(int), default=0, help="of all random numbers (%(default)s)")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda if there is a GPU")
-    machine.add_argument("--deterministic", action="store_true", help="on cuda: same seed, same bytes; slower")
-    machine.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(%(default)s)")
+    machine.add_argument(
+        "--deterministic", action="store_true", help="on cuda: the same seed gives the same weights; slower"
+    )
+    machine.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="bf16: in torch.autocast (%(default)s)"
+    )
     output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, default=Path("cv"), metavar="DIR", help="(%(default)s)")
     output.add_argument(
-        "--save-every", type=non_negative(int), default=0, metavar="STEPS", help="save inside epochs too"
+        "--out", type=Path, default=Path("cv"), metavar="DIR", help="the folder of the run (%(default)s)"
     )
     output.add_argument(
-        "--resume", nargs="?", const=True, metavar="FILE", help="continue from a checkpoint (OUT/CELL_last.pt)"
+        "--save-every",
+        type=non_negative(int),
+        default=0,
+        metavar="STEPS",
+        help="save a checkpoint after every STEPS steps too",
     )
-    output.add_argument("--dry-run", action="store_true", help="at most four batches of everything, to try a setup")
+    output.add_argument(
+        "--resume", nargs="?", const=True, metavar="FILE", help="continue the run of a checkpoint (OUT/CELL_last.pt)"
+    )
+    output.add_argument("--dry-run", action="store_true", help="one epoch of at most four batches, to try the settings")
     output.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -133,7 +157,7 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
     chosen = choose_cell(args.cell, cell)
     if args.self_critical and not (args.init or args.resume):
         raise InputError("--self-critical improves a trained captioner: name its checkpoint with --init")
-    if args.deterministic:  # on a CPU, everything is
+    if args.deterministic:  # on a CPU, it always is
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     with distributed.process_group(args.device or default_device()) as used_device:
@@ -148,12 +172,12 @@ def choose_cell(text: str | None, cell: str | None) -> OwnCell:
         if cell not in (None, text):
             raise InputError(f"this script trains the {cell}; use {script_for('train', text)}")
         return OwnCell(text, None)
-    from ..classroom.own_cell import find_cell  # the checker, which few runs need
+    from ..classroom.own_cell import find_cell  # imported here: few runs need the checker
 
     file, _, name = text.rpartition(":")
     if file and name in CELLS:
         if cell not in (None, name):
-            raise InputError(f"this script trains the {cell}; use {script_for('train', name)} --cell {file}")
+            raise InputError(f"this script trains the {cell}; use {script_for('train', name, Path(file))}")
         return OwnCell(name, Path(file))
     return OwnCell(cell or find_cell(Path(text)), Path(text))
 
@@ -162,7 +186,7 @@ def train(args: Namespace, chosen: OwnCell, used_device: str) -> None:
     """Train a captioner in this process, one of those that train together."""
     torch.manual_seed(args.seed)
     out = args.out / "dry-run" if args.dry_run else args.out
-    out.mkdir(parents=True, exist_ok=True)  # an error here should show before hours of training
+    out.mkdir(parents=True, exist_ok=True)  # find an error now, not after hours of training
     if not os.access(out, os.W_OK):
         raise InputError(f"--out {out} can't be written to")
     data = choose_data(args)
@@ -201,11 +225,11 @@ def train(args: Namespace, chosen: OwnCell, used_device: str) -> None:
 
 
 def run(trainer: Trainer, folder: RunFolder) -> None:
-    """Train to the end, and say what to do next. Raises: RunFailed or KeyboardInterrupt if it ends before."""
+    """Train to the end, and say what to do next. Raises: RunFailed or KeyboardInterrupt if it ends earlier."""
     last, best = folder.last, folder.best
     try:
         finished = trainer.run()
-    except (RunFailed, OSError) as error:  # the same steps would fail again, but a full disk can be emptied
+    except (RunFailed, OSError) as error:  # after RunFailed, --resume would fail in the same way
         start = best if best.exists() else last
         remedy = f"--init {start} begins another run" if isinstance(error, RunFailed) else "--resume continues"
         rest = f"{last} is as it was last saved: {remedy}" if folder.saved else "nothing was saved"
@@ -221,7 +245,7 @@ def run(trainer: Trainer, folder: RunFolder) -> None:
 
 
 def print_epoch(trainer: Trainer) -> None:
-    """One line about the last epoch."""
+    """Print one line about the last epoch."""
     row = trainer.history[-1]
     score_text = f", CIDEr {row['val_cider']:.1f}" if "val_cider" in row else ""
     say(
@@ -305,8 +329,8 @@ class Start(NamedTuple):
 
 
 def find_start(last: Path, args: Namespace) -> Start | None:
-    """What --resume or --init names; None for a new run. A bare --resume without a checkpoint begins a new run, so
-    that one command can be given again and again."""
+    """What --resume or --init names; None for a new run. If there is no checkpoint yet, --resume without FILE begins a
+    new run, so that the same command can be repeated."""
     if args.resume is True and not last.exists():
         say(f"{last} does not exist yet: starting from the beginning")
     elif args.resume:

@@ -1,3 +1,3 @@
-"""The data: the caption file that training reads, the files of captions and images from which it is built, the
-vocabulary, and the built-in scenes. Nothing here knows a model.
+"""The data: the caption file that training reads, the images and text files from which it is built, the vocabulary, and
+the built-in scenes. No module here knows the model.
 """

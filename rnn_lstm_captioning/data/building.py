@@ -1,7 +1,7 @@
-"""From a folder of images and a file of captions to the dict of a caption file.
+"""Build the dict of a caption file from a folder of images and a text file of captions.
 
-Images are decoded in parallel into a folder of unfinished parts beside the result, so that memory use is constant
-and an interrupted build continues where it stopped.
+Images are decoded in parallel into a folder of unfinished parts beside the result. So the memory use is constant, and
+an interrupted build continues where it stopped.
 """
 
 import glob
@@ -30,8 +30,9 @@ from .vocabulary import build_vocabulary, encode_captions, tokenize
 class BuildSettings:
     """What a build reads and writes.
 
-    Either ``split_lists`` (split -> a file with one image name a line), or ``val_captions`` (with ``val_images``, if
-    these are in another folder), or ``val_fraction`` chooses the validation images; a Karpathy JSON has its own splits.
+    One of these chooses the validation images: ``split_lists`` (split -> a file with one image name per line),
+    ``val_captions`` (with ``val_images``, if these are in another folder), or ``val_fraction``. If none is given, the
+    splits of a Karpathy JSON are used; without these, ``val_fraction`` is 0.1.
     Raises: InputError for a combination or a value that can't be used.
     """
 
@@ -42,7 +43,7 @@ class BuildSettings:
     val_captions: Path | None = None
     split_lists: dict[str, Path] | None = None
     val_fraction: float | None = None
-    stored_size: int = 112  # pixels
+    stored_size: int = 112  # the side of an image, in pixels
     word_threshold: int = 5
     max_length: int = 15
     workers: int = os.cpu_count() or 1
@@ -79,8 +80,9 @@ class Source(NamedTuple):
 def build_caption_file(settings: BuildSettings) -> tuple[dict, list[str]]:
     """Read all images and captions.
 
-    Returns: the dict of a caption file, whose images are memory-mapped files, still with ``train_references``; and the
-    lines of the report. Call :func:`remove_parts` when the dict is saved. Raises: InputError, RunFailed.
+    Returns: the dict of a caption file, with memory-mapped images and with ``train_references``, which the file does
+    not need; and the lines of the report. When the dict is saved, call :func:`remove_parts`.
+    Raises: InputError, RunFailed.
     """
     report: list[str] = []
     sources = find_sources(settings, report)
@@ -133,7 +135,7 @@ def find_sources(settings: BuildSettings, report: list[str]) -> dict[str, Source
 
 
 def _read_lists(lists, captions, report):
-    """The names in the list files that have captions, a dict: split -> names."""
+    """The names in the list files, without those that have no caption: split -> names."""
     splits: dict[str, list[str]] = {}
     listed: dict[str, str] = {}
     for split in ("train", "val", "test"):
@@ -158,7 +160,7 @@ def _read_lists(lists, captions, report):
 
 
 def _parts_folder(settings, sources):
-    """The folder for unfinished parts; another set of images or another size has another folder."""
+    """The folder for unfinished parts: each set of images has its own for each stored size."""
     key = hashlib.sha256(str(settings.stored_size).encode())
     for split, source in sources.items():
         key.update("\0".join((split, str(source.folder.resolve()), *source.names)).encode())
@@ -176,7 +178,7 @@ def _parts_folder(settings, sources):
 def _load_split(split, source, settings, parts, report):
     """Decode the images of a split in parallel into a file, and map it into memory.
 
-    After every 256 images, one line of a log says which were kept and which failed, so that an interrupted build can
+    After every 256 images, a line in a log says which were kept and which failed, so that an interrupted build can
     continue. Returns: uint8 (M, 3, size, size), and the M names.
     """
     size = settings.stored_size

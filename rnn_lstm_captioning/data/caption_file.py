@@ -1,10 +1,10 @@
-"""The caption file (.pt): reading, checking and downloading it.
+"""Read, check and download a caption file (.pt).
 
-The format is that of the course's ``coco.pt``: ``train_images`` uint8 (M, 3, S, S), ``train_captions`` int64 (R, L),
-the same for ``val``, and ``vocab`` = {"idx_to_token": list, "token_to_idx": dict}. A row of captions is ``<START>``,
-words, ``<END>``, and ``<NULL>`` up to the end. Optional keys: ``*_image_index`` int64 (R,), which image a caption
-describes; ``*_references``, a list of M lists of raw captions; ``*_image_names``, a list of M strings; and a ``test``
-split.
+The format is that of ``coco.pt``, from the course EECS 498: ``train_images`` uint8 (M, 3, S, S), ``train_captions``
+int64 (R, L), the same for ``val``, and ``vocab`` = {"idx_to_token": list, "token_to_idx": dict}. A row of captions is
+``<START>``, words, ``<END>``, and ``<NULL>`` up to the end. Optional keys: ``*_image_index`` int64 (R,), the image that
+each caption describes; ``*_references``, a list of M lists of raw captions; ``*_image_names``, a list of M strings; and
+the same keys for a ``test`` split.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ SPLITS = ("train", "val", "test")
 
 @dataclass
 class Split:
-    """M images and R captions: image ``image_index[r]`` is described by ``captions[r]``."""
+    """M images and R captions: ``captions[r]`` describes ``images[image_index[r]]``."""
 
     images: torch.Tensor  # uint8 (M, 3, S, S)
     captions: torch.Tensor  # int64 (R, L)
@@ -42,7 +42,7 @@ class Split:
         return len(self.captions)
 
     def first(self, count: int | None) -> "Split":
-        """The first ``count`` captions (all for None), with the images that they describe."""
+        """The first ``count`` captions (None: all), with the images that they describe."""
         if count is None or count >= len(self):
             return self
         images = int(self.image_index[:count].max()) + 1
@@ -57,7 +57,7 @@ class Split:
 
 @dataclass
 class CaptionData:
-    """What a caption file holds. ``source`` is its path, or "scenes"; ``identity`` changes with its contents."""
+    """The contents of a caption file. ``source`` is its path, or "scenes"; ``identity`` changes when they change."""
 
     source: str
     identity: str
@@ -70,7 +70,7 @@ class CaptionData:
 
 
 def load_captions(source: str | Path) -> CaptionData:
-    """The caption file at a path, memory-mapped, or the built-in scenes for "scenes".
+    """Read the caption file at a path, memory-mapped, or make the built-in scenes for "scenes".
 
     Returns: :class:`CaptionData`. Raises: InputError that says what is wrong with the file.
     """
@@ -87,7 +87,7 @@ def load_captions(source: str | Path) -> CaptionData:
             f"{path} is not a caption file that can be read safely: {error}; "
             "build one with python -m rnn_lstm_captioning build, or fetch coco.pt with --download"
         ) from error
-    status = path.stat()  # a hash of the contents would read gigabytes at every start
+    status = path.stat()  # a hash of the contents would have to read gigabytes at every start
     return check_captions(data, str(path), f"{status.st_size} bytes of {status.st_mtime_ns}")
 
 
@@ -99,7 +99,7 @@ def check_captions(data: object, source: str, identity: str = "") -> CaptionData
             raise InputError(f"{source} is not a valid caption file: {what}")
 
     demand(isinstance(data, dict), f"it holds a {type(data).__name__}, not a dict")
-    assert isinstance(data, dict)  # for the type checker; demand has seen to it
+    assert isinstance(data, dict)  # for the type checker; demand has checked it
     idx_to_word = _check_vocabulary(data.get("vocab"), demand)
     splits = {}
     for name in SPLITS:
@@ -140,7 +140,7 @@ def check_captions(data: object, source: str, identity: str = "") -> CaptionData
 
 
 def _caption_faults(captions):
-    """Yields (R,) bool, which rows are not ``<START> words <END> <NULL> ...``, and what is wrong with them."""
+    """Yields (R,) bool, the rows that are not ``<START> words <END> <NULL> ...``, and what is wrong with them."""
     yield captions[:, 0] != START, "does not begin with <START>"
     yield captions[:, 1] == NULL, "has nothing after <START>"
     yield (captions[:, 1:] == START).any(1), "has a second <START>"
@@ -195,11 +195,11 @@ def download(
     size: int = COCO_BYTES,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Fetch a file; an interrupted download is resumed, and the file gets its name only when it is complete.
+    """Download a file. An interrupted download is resumed; the file gets its name only when it is complete.
 
-    Args: url; path, where it goes; size, its length in bytes; progress, called with the bytes of
-        each piece as it arrives.
-    Raises: InputError if the server cannot be reached or sends something of another size.
+    Args: url; path, where it goes; size, its length in bytes; progress, called with the number
+        of bytes in each piece that arrives.
+    Raises: InputError if the server can't be reached, or sends a file of another size.
     """
     path = Path(path)
     if path.exists() and path.stat().st_size == size:

@@ -1,4 +1,4 @@
-"""From an image file to the tensor that the encoder takes, in the same way for training and for use."""
+"""Read image files as tensors for the encoder, in the same way for training and for captioning."""
 
 import glob
 import os
@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 
 # what Pillow raises for damaged files, besides OSError and ValueError
 DAMAGE = (SyntaxError, EOFError, IndexError, TypeError, OverflowError, struct.error)
-TURNS = {  # EXIF orientation -> what brings the picture upright
+TURNS = {  # EXIF orientation -> what turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -27,13 +27,13 @@ TURNS = {  # EXIF orientation -> what brings the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 ImageSource = str | Path | BinaryIO | Image.Image
-MAX_PIXELS = 90_000_000  # more than any camera takes; a small file can claim billions
+MAX_PIXELS = 90_000_000  # more than most cameras take; a small file can claim billions
 
 
 def load_image(path: ImageSource, size: int) -> torch.Tensor:
-    """The image at a path (or in a binary file, or a PIL image), squeezed to a square: uint8 (3, size, size).
+    """The image at a path (or in a binary file, or a PIL image), resized to a square: uint8 (3, size, size).
 
-    Raises: OSError or ValueError for what Pillow cannot decode.
+    Raises: OSError or ValueError if Pillow can't decode it.
     """
     image = open_image(path, 2 * size)
     return pil_to_tensor(image.resize((size, size), Image.Resampling.BILINEAR)).contiguous()
@@ -42,15 +42,16 @@ def load_image(path: ImageSource, size: int) -> torch.Tensor:
 def open_image(path: ImageSource, enough: int) -> Image.Image:
     """The image at a path (or in a binary file, or a PIL image), upright, as a PIL image in RGB.
 
-    Any mode and size; the EXIF orientation is applied, a transparent image gets a white background, an
-    animation gives its first frame. A JPEG with more than ``enough`` pixels each way may come smaller.
-    Raises: OSError or ValueError for what Pillow cannot decode.
+    It may have any mode and size. The EXIF orientation is applied, a transparent image gets a white background,
+    and an animation gives its first frame. A large JPEG may be decoded smaller, with at least ``enough`` pixels
+    each way.
+    Raises: OSError or ValueError if Pillow can't decode it.
     """
     try:
         with nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it is too large: {image.width}x{image.height} pixels")
-            if image is not path:  # JPEG: decode at a fraction of the size, much faster
+            if image is not path:  # decoding a JPEG at a fraction of its size is much faster
                 image.draft("RGB", (enough, enough))
             return _to_rgb(_upright(image))
     except Image.DecompressionBombError as error:
@@ -60,7 +61,7 @@ def open_image(path: ImageSource, enough: int) -> Image.Image:
 
 
 def _upright(image):
-    """The picture turned as its EXIF orientation says; a damaged EXIF block says nothing."""
+    """The image, turned as its EXIF orientation says; a damaged EXIF block is ignored."""
     try:
         orientation = image.getexif().get(0x0112)
     except (*DAMAGE, OSError, ValueError):
@@ -79,7 +80,7 @@ def _to_rgb(image):
 
 
 def try_to_load(path: ImageSource, size: int) -> tuple[torch.Tensor | None, str | None]:
-    """:func:`load_image` for a file that may be anything: (image, None), or (None, what is wrong with it)."""
+    """:func:`load_image` for any file: (image, None), or (None, what is wrong with the file)."""
     try:
         return load_image(path, size), None
     except FileNotFoundError:
@@ -91,7 +92,7 @@ def try_to_load(path: ImageSource, size: int) -> tuple[torch.Tensor | None, str 
 def load_images(paths: Sequence[Path], size: int) -> tuple[torch.Tensor, list[Path], list[tuple[Path, str | None]]]:
     """Load the images that can be read, several at a time.
 
-    Returns: images uint8 (M, 3, size, size), the M paths, and a list of (path, reason) of the rest.
+    Returns: images uint8 (M, 3, size, size), the M paths, and a list of (path, reason) for the rest.
     """
     images, loaded, failed = [], [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -105,7 +106,7 @@ def load_images(paths: Sequence[Path], size: int) -> tuple[torch.Tensor, list[Pa
 
 
 def random_crops(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Augmentation: a random square of ``size`` pixels from every image, half of them mirrored.
+    """Augmentation: a random square of ``size`` pixels from every image, mirrored with probability 0.5.
 
     Args: images (N, 3, S, S), S >= size. Returns: (N, 3, size, size), the same dtype.
     """
@@ -119,8 +120,8 @@ def random_crops(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """The image files among paths; a folder stands for all images in it, in the order of their names, a
-    pattern such as ``photos/*.jpg`` for all files that match it."""
+    """The files that the paths name. A folder names all images in it, in the order of their names; a pattern
+    such as ``photos/*.jpg`` names all files that match it."""
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():

@@ -1,7 +1,7 @@
-"""Files of captions, of all usual kinds: COCO and Karpathy JSON, Flickr8k and Flickr30k, and CSV.
+"""Read text files of captions, of all usual kinds: COCO and Karpathy JSON, Flickr8k and Flickr30k, and CSV.
 
-Every reader yields triples (image file name, caption, split or None) in the file's order. Entries that
-can't be used are counted and named in the report; the rest is used.
+Every reader yields triples (name of the image file, caption, split or None) in the order of the file. The report
+counts and lists the entries that can't be used; all others are used.
 """
 
 import csv
@@ -17,13 +17,13 @@ KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "
 def read_captions(
     path: str | Path, report: list[str], flag: str = "--captions"
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """A file of captions, of any known kind.
+    """Read a text file of captions, of any known kind.
 
     Args: path; report, a list of lines, to which the counts and all problems are added; flag, the command-line
         flag that named the file, for messages.
     Returns: captions, a dict: image name -> list of raw captions; splits, a dict: image name ->
         "train", "val" or "test", empty if the file doesn't say.
-    Raises: InputError if the file can't be read, is of no known kind, or holds no captions.
+    Raises: InputError if the file can't be read, has an unknown kind, or holds no captions.
     """
     path = Path(path)
     try:
@@ -57,14 +57,14 @@ def read_captions(
 
 
 def add_list(report: list[str], title: str, lines: list[str]) -> None:
-    """Add a count to the report, and the lines themselves below it."""
+    """Add the number of lines to the report, and the lines below it."""
     if lines:
         report.append(f"{title}: {len(lines)}")
         report.extend(f"  {line}" for line in lines)
 
 
 def _is_file_name(name):
-    """Whether a name stays inside the folder of pictures."""
+    """Whether a name is a path inside the folder of images."""
     if not isinstance(name, str) or not name.isprintable():
         return False
     parts = PurePosixPath(name.replace("\\", "/")).parts
@@ -115,7 +115,7 @@ def _read_coco(images, annotations, problems):
 
 def _read_karpathy(images, problems):
     for image in images:
-        # in COCO's file the images are in the folders train2014 and val2014
+        # the images of COCO are in the folders train2014 and val2014
         folder, name = image.get("filepath"), image["filename"]
         name = f"{folder}/{name}" if folder else name
         split = KARPATHY_SPLITS.get(image["split"])

@@ -1,8 +1,8 @@
-"""The built-in scenes: small rendered images with captions that describe them completely.
+"""The built-in scenes: small images that this module draws, with their captions.
 
 They make a first run possible without a download. Each image shows one or two coloured shapes on a plain
-background, with what a captioner must learn: nouns, adjectives, sizes, positions and relations.
-Every image has five true captions; two of them are used for training. The same seed gives the same
+background. The captions contain what a captioner must learn: nouns, adjectives, sizes, positions and
+relations. Every image has five true captions; training uses two of them. The same seed gives the same
 images.
 """
 
@@ -26,16 +26,16 @@ COLOURS = {
 }
 BACKGROUNDS = {"white": (245, 245, 245), "black": (20, 20, 20), "gray": (128, 128, 128), "pink": (250, 190, 205)}
 SHAPES = ["circle", "square", "triangle", "star", "cross"]
-SIZES = {"small": (9, 11), "big": (17, 20)}  # radius in pixels of a 112-pixel picture
+SIZES = {"small": (9, 11), "big": (17, 20)}  # radius in pixels, in an image of 112 pixels
 PLACES = {"top left": (-1, -1), "top right": (1, -1), "middle": (0, 0), "bottom left": (-1, 1), "bottom right": (1, 1)}
-RELATIONS = {  # the direction in which the first of two objects lies, seen from the second
+RELATIONS = {  # the direction of the first of two objects, seen from the second
     (-1, 0): "left of",
     (1, 0): "right of",
     (0, -1): "above",
     (0, 1): "below",
 }
 SIDE = 112  # pixels
-SMOOTH = 3  # drawn this much larger, then scaled down: clean edges
+SMOOTH = 3  # images are drawn this many times larger, then scaled down: smooth edges
 
 
 def make_scenes(
@@ -43,7 +43,8 @@ def make_scenes(
 ) -> dict:
     """The data set as a dict in the format of ``data.caption_file``.
 
-    Args: num_train and num_val, numbers of images; seed; progress, wraps the loop over images.
+    Args: num_train and num_val, numbers of images; seed; progress, a function that wraps the loop
+        over images, such as tqdm.
     Returns: dict with images uint8 (M, 3, 112, 112), two captions for each training image, and five
         for each validation image.
     """
@@ -89,7 +90,7 @@ def draw_scene(chance: random.Random) -> tuple[torch.Tensor, list[str]]:
         objects = [_choose_object(chance, size) for size in ("big", "small")]  # the big one comes first
         (*_, colour, shape, thing), (*_, other_colour, other_shape, other) = objects
         for sign, (size, its_colour, its_shape, _) in zip((1, -1), objects):
-            # apart along the relation's axis; across it, free to wander a little
+            # apart along the axis of the relation; along the other axis, a random shift
             middle = [
                 SIDE / 2 + sign * step * 27 + chance.uniform(-4, 4) + (0 if step else chance.uniform(-12, 12))
                 for step in direction

@@ -1,4 +1,4 @@
-"""Words <-> indices, and the one tokeniser, for captions and metrics alike."""
+"""Words <-> indices, and the tokeniser that captions and metrics share."""
 
 import re
 import sys
@@ -14,13 +14,13 @@ SPECIAL_TOKENS = ["<NULL>", "<START>", "<END>", "<UNK>"]
 
 
 def _marks():
-    """A character class of all combining marks: vowel signs, viramas and accents, which \\w leaves out."""
+    """All combining marks, for a character class: vowel signs, viramas and accents, which \\w does not match."""
     blocks = (range(0x300, 0x20000), range(0xE0100, min(0xE01F0, sys.maxunicode)))
     return "".join(chr(code) for block in blocks for code in block if unicodedata.category(chr(code))[0] == "M")
 
 
-# a word: letters, digits and marks of any script; inside it apostrophes ("man's", not "'a dog'") and the joiners of
-# Persian and Indic scripts (U+200C, U+200D)
+# a word: letters, digits and marks of any script; inside a word also apostrophes ("man's", not "'a dog'") and the
+# joiners of Persian and Indic scripts (U+200C, U+200D)
 _LETTER = r"[^\W_]"
 _PART = rf"{_LETTER}(?:{_LETTER}|[{_marks()}])*"
 _WORD = re.compile(rf"{_PART}(?:['\u200c\u200d]{_PART})*")
@@ -29,8 +29,8 @@ _WORD = re.compile(rf"{_PART}(?:['\u200c\u200d]{_PART})*")
 def tokenize(text: str) -> list[str]:
     """Lower-case words without punctuation: ``"A man's T-shirt."`` -> ``["a", "man's", "t", "shirt"]``.
 
-    Composed and decomposed letters are the same (Unicode NFC). A script without spaces between its words, such as
-    Thai or Chinese, is not cut into words: give its captions with spaces.
+    Composed and decomposed letters are the same (Unicode NFC). Text without spaces between its words, as in Thai or
+    Chinese, is not split into words: put spaces into such captions.
     """
     lowered = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).lower())
     return _WORD.findall(lowered.replace("’", "'"))
@@ -44,9 +44,9 @@ def has_words(text: str) -> bool:
 def build_vocabulary(captions: Iterable[list[str]], word_threshold: int = 1) -> tuple[list[str], Counter[str]]:
     """The vocabulary of tokenised captions.
 
-    Args: captions, an iterable of word lists; word_threshold, how often a word must occur.
-    Returns: idx_to_word, a list: the special tokens, then words by falling frequency, ties in
-        alphabetical order; and a Counter of all words.
+    Args: captions, an iterable of word lists; word_threshold, how often a word must occur to be kept.
+    Returns: idx_to_word, a list: the special words, then the others by falling frequency, ties
+        in alphabetical order; and a Counter of all words.
     """
     counts: Counter[str] = Counter(word for caption in captions for word in caption)
     kept = [word for word, count in counts.items() if count >= word_threshold]
@@ -56,7 +56,7 @@ def build_vocabulary(captions: Iterable[list[str]], word_threshold: int = 1) -> 
 def encode_captions(captions: Sequence[list[str]], word_to_idx: Mapping[str, int], max_length: int = 15) -> Tensor:
     """Tokenised captions as rows of ``<START> words <END>``, padded with ``<NULL>``.
 
-    Args: captions, a list of R word lists; words after the max_length-th are cut.
+    Args: captions, a list of R word lists, which are cut after max_length words.
     Returns: int64 (R, max_length + 2).
     """
     rows = []

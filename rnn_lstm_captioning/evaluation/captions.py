@@ -1,4 +1,4 @@
-"""Captions for images, from a checkpoint alone.
+"""Caption images with a checkpoint; it is all that you need.
 
 captioner = load_captioner("cv/attn_best.pt")
 print(captioner.caption("photo.jpg").text)
@@ -29,7 +29,7 @@ class Caption(NamedTuple):
 
 
 class ImageCaptioner:
-    """A trained captioner, with the size at which its images were stored.
+    """A trained captioner, with the stored size of its images.
 
     Attributes: model, a :class:`CaptioningRNN`; stored_size, in pixels; device.
     """
@@ -67,7 +67,7 @@ class ImageCaptioner:
         batch_size: int = 64,
         generator: torch.Generator | None = None,
     ) -> list[Caption]:
-        """A list of N :class:`Caption`, for images uint8 (N, 3, S, S)."""
+        """Images uint8 (N, 3, S, S) -> a list of N :class:`Caption`."""
         captions = []
         for batch in images.split(batch_size) if len(images) else ():
             with evaluating(self.model):
@@ -84,7 +84,7 @@ class ImageCaptioner:
         batch_size: int = 64,
         generator: torch.Generator | None = None,
     ) -> list[Caption]:
-        """A list of N :class:`Caption`, for features (N, C, grid_h, grid_w)."""
+        """Features (N, C, grid_h, grid_w) -> a list of N :class:`Caption`."""
         indices = self._indices(beginning)
         captions = []
         for batch in features.split(batch_size) if len(features) else ():
@@ -102,8 +102,8 @@ class ImageCaptioner:
         """The most probable words at every position of a caption, given the words before it.
 
         Args: features (1, C, grid_h, grid_w); words, the caption's T words.
-        Returns: T + 1 lists, the last one for the word after the caption, of the ``top`` most probable words with
-            their probabilities.
+        Returns: T + 1 lists of the ``top`` most probable words with their probabilities; the last list is for the
+            word after the caption.
         """
         indices = torch.tensor([[START, *self._indices(words)]], device=self.device)
         with evaluating(self.model):

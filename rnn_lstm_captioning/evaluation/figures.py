@@ -28,7 +28,7 @@ def save_loss_curve(path: str | Path, history: Sequence[dict], title: str) -> No
     epochs = [row["epoch"] for row in history]
     for split in ("train", "val"):
         axes.plot(epochs, [row[f"{split}_loss"] for row in history], marker="o", markersize=3, label=split)
-    axes.set_title(title, parse_math=False)  # a file may be called cost_$5_$6.pt
+    axes.set_title(title, parse_math=False)  # a file name may contain $ signs: cost_$5_$6.pt
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -37,7 +37,7 @@ def save_loss_curve(path: str | Path, history: Sequence[dict], title: str) -> No
 
 
 def save_captioned_image(path: str | Path, image: Tensor, caption: str, references: Sequence[str]) -> None:
-    """An image (uint8 (3, S, S)) with its generated and its true captions, as PNG."""
+    """An image (uint8 (3, S, S)) with its generated caption and its references, as PNG."""
     title, below = fill(caption or "(no words)", 44), "\n".join(fill(text, 64) for text in references)
     figure = Figure(figsize=(5, 5.2 + 0.25 * title.count("\n") + 0.2 * len(below.splitlines())), layout="constrained")
     axes = figure.add_subplot()

@@ -1,7 +1,7 @@
-"""BLEU, ROUGE-L and CIDEr of captions against human references, through pycocoevalcap (no Java).
+"""BLEU, ROUGE-L and CIDEr of captions against human references, with pycocoevalcap (no Java).
 
-All scores are in percent: CIDEr is 100 times pycocoevalcap's, whose ``Cider`` is the D form. Captions and
-references pass through the project's own tokeniser, so punctuation and capitals do not count.
+All scores are in percent: CIDEr is 100 times pycocoevalcap's, whose ``Cider`` is CIDEr-D. The
+project's own tokeniser splits captions and references, so punctuation and capitals do not count.
 
 Sources: Papineni et al. (2002), Lin (2004), Vedantam, Zitnick and Parikh (2015, CIDEr).
 """
@@ -23,7 +23,7 @@ METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
 def can_score(references: References | None) -> bool:
-    """Whether captions can be scored against references: at least two images, each with a word."""
+    """Whether captions can be scored against references: at least two images, each with a reference that has a word."""
     return references is not None and len(references) > 1 and all(any(map(has_words, texts)) for texts in references)
 
 
@@ -31,9 +31,9 @@ def score_captions(captions: Sequence[str], references: References) -> tuple[dic
     """Score one caption per image.
 
     Args: captions, a list of N strings; references, a list of N lists of strings.
-    Returns: a dict: metric -> score of the whole set, and a dict: metric -> list of N scores. CIDEr weighs
-        words by how rare they are in the references of the set, so it depends on the set, and needs
-        more than one image. Raises: ValueError if the lists differ in length, an image has no reference
+    Returns: a dict: metric -> score of the whole set, and a dict: metric -> list of N scores. CIDEr gives
+        rare words of the set's references more weight, so it depends on the set, and needs more than
+        one image. Raises: ValueError if the lists differ in length, an image has no reference
         with a word in it, or there are fewer than two images.
     """
     if len(captions) != len(references):
@@ -54,7 +54,7 @@ def score_captions(captions: Sequence[str], references: References) -> tuple[dic
 
 
 def cider(captions: Sequence[str], references: References) -> float:
-    """The CIDEr of :func:`score_captions` alone, which takes a third of the time."""
+    """Only the CIDEr of :func:`score_captions`, in a third of the time."""
     given = {i: [" ".join(tokenize(caption))] for i, caption in enumerate(captions)}
     return 100 * float(Cider().compute_score(_tokenized(references), given)[0])
 
@@ -63,7 +63,7 @@ class CiderReward:
     """CIDEr of single captions, with the word frequencies of a whole training set.
 
     The end of a caption counts as a word: otherwise incomplete captions ("a man in a") would get a
-    high reward. 1 is 100 percent.
+    high reward. A reward of 1 is 100 percent.
 
     Args: references, a list of M lists of strings. Raises: ValueError if an image has none.
     """
@@ -82,7 +82,7 @@ class CiderReward:
         for start in range(0, len(captions), M):
             part = slice(start, start + M)
             of_captions = [self.references[image] for image in images[part]]
-            # the scorer reads captions and references in pairs, and takes the number of references for M
+            # the scorer pairs captions with references, and uses the number of references as M
             self.scorer.crefs = of_captions + self.references[: M - len(of_captions)]
             self.scorer.ctest = [cook_test(" ".join(words)) for words in captions[part]]
             scores += map(float, self.scorer.compute_cider())
@@ -99,7 +99,7 @@ def _tokenized(references):
 
 
 def diversity(captions: Sequence[str]) -> dict[str, float]:
-    """How much captions differ: the share of distinct captions, and the number of different words."""
+    """How much captions differ: the fraction of distinct captions, and the number of different words."""
     return {
         "distinct": len(set(captions)) / len(captions),
         "words_used": len({word for caption in captions for word in caption.split()}),
@@ -113,7 +113,7 @@ def single_best_caption(train_captions: Sequence[str], references: References, c
     """The training caption with the highest BLEU-4 if every image gets this same caption.
 
     Args: train_captions, a list of strings; references, a list of N lists of strings; candidates, how
-        many are tried: those whose word pairs occur in the references of the most images.
+        many captions are tried: those whose word pairs occur in the references of the most images.
     """
     pairs: Counter[tuple[str, str]] = Counter()
     for texts in references:

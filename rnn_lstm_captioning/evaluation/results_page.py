@@ -26,8 +26,8 @@ article > img { width: 224px; height: 224px; } article div img { max-width: 100%
 class Scored:
     """Captions of N images with their scores.
 
-    Attributes: images, uint8 (N, 3, S, S); captions; references, for each image; per_image, metric -> N scores, of
-        which CIDEr orders the examples; rows, the table: name -> (metric -> score of the whole set).
+    Attributes: images, uint8 (N, 3, S, S); captions; references, for each image; per_image, metric -> N scores;
+        CIDEr orders the examples; rows, the table: name -> (metric -> score of the whole set).
     """
 
     images: Tensor

@@ -1,3 +1,3 @@
-"""The model: an image encoder, a recurrent cell and a projection to the vocabulary make a captioner; the searches
-write captions with it; a checkpoint keeps it in a file.
+"""The model: a captioner has an image encoder, a recurrent cell and a projection to the vocabulary. The searches write
+captions with it, and a checkpoint stores it in a file.
 """

@@ -26,23 +26,23 @@ class CaptioningRNN(nn.Module):
     A cell that does not use the grid reads the average-pooled features once, through an affine map: as its initial
     hidden state (``image_input`` "h0": Karpathy and Fei-Fei 2015), or as a word before the first word ("first-token":
     Vinyals et al. 2015, "Show and Tell"). A cell that uses the grid gets every region, projected to A (N, H, grid_h,
-    grid_w), and reads it again before every word (Xu et al. 2015).
+    grid_w), and reads all regions again before every word (Xu et al. 2015).
 
     Args:
         word_to_idx: word -> index, a bijection onto 0 .. V-1, with ``<NULL>``, ``<START>``, ``<END>``, ``<UNK>`` as
             0 .. 3.
-        input_dim: C, the channels of the features; None: the encoder's.
+        input_dim: C, the channels of the features; None: those of the encoder.
         wordvec_dim: D; hidden_dim: H; cell_type: a name in ``cells.CELLS``: "rnn", "lstm", "gru" or "attn".
-        image_encoder_pretrained: take torchvision's ImageNet weights.
-        ignore_index: a word index that adds neither loss nor gradient (``<NULL>``, usually).
-        image_encoder: an :class:`ImageEncoder`, instead of a new RegNetX-400MF.
+        image_encoder_pretrained: without an image_encoder, load torchvision's ImageNet weights.
+        ignore_index: a word index that adds neither loss nor gradient; usually ``<NULL>``.
+        image_encoder: an :class:`ImageEncoder`; None: a new RegNetX-400MF.
         image_input: "h0" or "first-token"; image_norm: "none", or "batchnorm" after the affine map. With a cell that
             uses the grid they must be "h0" and "none".
-        dropout: the probability with which an element of the word vectors and hidden states is set to zero in
-            training, outside the recurrence (Zaremba, Sutskever and Vinyals 2014).
-        feature_dropout: the same for the features; a few thousand images are soon memorised.
-    Raises: InputError (a ValueError) for an unknown cell_type, image_input or image_norm, a vocabulary without the
-        special tokens, or an input_dim that is not the encoder's.
+        dropout: the probability that training sets an element of the word vectors or hidden states to zero, outside
+            the recurrence (Zaremba, Sutskever and Vinyals 2014).
+        feature_dropout: the same for the features: the model soon memorises a few thousand images.
+    Raises: InputError (a ValueError) for an unknown cell_type, image_input or image_norm, a size below 1, a vocabulary
+        without the special words, or an input_dim that is not that of the encoder.
     """
 
     feature_mean: Tensor
@@ -105,7 +105,7 @@ class CaptioningRNN(nn.Module):
         return self.loss(self.encode(images), captions)
 
     def loss(self, features: Tensor, captions: Tensor) -> Tensor:
-        """The mean loss of a caption, a scalar in nats: the sum over its words of -log p(word).
+        """The mean loss per caption, a scalar in nats; a caption's loss is the sum of -log p(word) over its words.
 
         Args: features (N, C, grid_h, grid_w); captions int64 (N, L), ``<START> words <END>``, padded with ``<NULL>``.
         """
@@ -120,12 +120,12 @@ class CaptioningRNN(nn.Module):
         if self.image_input == "first-token":
             x = torch.cat([image.unsqueeze(1).to(x.dtype), x], dim=1)  # (N, 1 + T, D)
             h = self.cell(x, x.new_zeros(len(x), self.hidden_dim))
-            return self.dropout(h[:, 1:])  # the step that reads the image predicts no word: <START> comes first
+            return self.dropout(h[:, 1:])  # drop the step that reads the image: <START> predicts the first word
         return self.dropout(self.cell(x, image))
 
     def project_features(self, features: Tensor) -> Tensor:
-        """The cell's image of features (N, C, grid_h, grid_w): h0 (N, H), the first token (N, D), or A (N, H,
-        grid_h, grid_w) for a cell that uses the grid."""
+        """features (N, C, grid_h, grid_w) -> what the cell reads: h0 (N, H), with "first-token" the first input (N, D),
+        or for a cell that uses the grid A (N, H, grid_h, grid_w)."""
         if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
             wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
@@ -136,23 +136,23 @@ class CaptioningRNN(nn.Module):
         return rows.transpose(1, 2).unflatten(2, features.shape[2:])
 
     def pool(self, features: Tensor) -> Tensor:
-        """The grid as it is for a cell that uses it; its mean (N, C, 1, 1) for the others."""
+        """The unchanged features for a cell that uses the grid; for others, the mean over the grid (N, C, 1, 1)."""
         features = features.to(self.feature_mean.dtype)
         return features if self.cell.uses_grid else features.mean((2, 3), keepdim=True)
 
     @torch.no_grad()
     def standardize(self, features: Tensor) -> None:
-        """From now on, shift and scale each channel that the cell reads to mean 0 and variance 1.
+        """From now on, shift and scale each channel that the cell reads, to mean 0 and variance 1.
 
-        The features of a CNN have a large common mean; without this, every training step moves all images together.
-        Args: features (M, C, grid_h, grid_w) of training images.
+        The features of all images have a large mean in common. Without this, a training step moves all images in the
+        same direction. Args: features (M, C, grid_h, grid_w) of training images.
         """
         features = self.pool(features[:: max(1, len(features) // 1000)].to(self.feature_mean.device))
         self.feature_mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
         self.feature_std.copy_(features.std((0, 2, 3), correction=0).clamp(min=1e-3).view(-1, 1, 1))
 
     def scores(self, features: Tensor, words: Tensor) -> Tensor:
-        """Teacher forcing: words int64 (N, T), ``<START>`` first -> scores of each next word (N, T, V)."""
+        """Teacher forcing: words int64 (N, T) that begin with ``<START>`` -> scores of each next word (N, T, V)."""
         return self.vocabulary_projection(self.hidden_states(features, words))
 
     def log_probs(self, features: Tensor, captions: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class CaptioningRNN(nn.Module):
     # --------------------------------------------------------------------------- one word at a time
 
     def start(self, features: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The state before the first word, and the cell's image; the first dimension of all tensors is N."""
+        """The state before the first word, and what the cell reads of the image; all tensors have N rows."""
         image = self.project_features(features)
         if self.image_input == "first-token":  # the cell reads the image like a word
             state = self.cell.start(image.new_zeros(len(image), self.hidden_dim))
@@ -185,8 +185,8 @@ class CaptioningRNN(nn.Module):
         """Greedy captions: at every step the most probable word, never ``<NULL>``, ``<START>`` or ``<UNK>``.
 
         Args: images (N, 3, S, S), uint8 or float in [0, 1].
-        Returns: captions int64 (N, max_length): column 0 is the first word, everything after
-            ``<END>`` is ``<NULL>``. With attention also attn_weights (N, max_length, grid_h, grid_w),
+        Returns: captions int64 (N, max_length): column 0 is the first word, and everything after
+            ``<END>`` is ``<NULL>``. With attention, also attn_weights (N, max_length, grid_h, grid_w),
             which sum to 1 at every step up to ``<END>`` and are 0 after it.
         """
         with evaluating(self):
@@ -196,7 +196,7 @@ class CaptioningRNN(nn.Module):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, without gradients; afterwards it is in the mode that it was in before."""
+    """Inside the block, the module is in eval mode and autograd is off; then it returns to its earlier mode."""
     was_training = module.training
     module.eval()
     try:
@@ -206,18 +206,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.train(was_training)
 
 
-# ------------------------------------------------------------------ a captioner from its configuration
+# ----------------------------------------------------------------------- a captioner from its settings
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The configuration of a captioner; the meaning of each value is that of :class:`CaptioningRNN` and
-    :class:`ImageEncoder`."""
+    """The settings of a captioner; :class:`CaptioningRNN` and :class:`ImageEncoder` explain each value."""
 
     cell: str = "lstm"
     encoder: str = "regnet_x_400mf"
     finetune_encoder: bool = False  # train the CNN too
-    image_size: int | None = None  # pixels, what the CNN is fed; None: the stored size
+    image_size: int | None = None  # pixels, of the images that the CNN is fed; None: the stored size
     image_input: str = "h0"
     image_norm: str = "none"
     hidden_dim: int = 512
@@ -234,9 +233,9 @@ def build_captioner(
 ) -> CaptioningRNN:
     """The captioner that the settings describe.
 
-    Args: settings; word_to_idx; encoder_weights: "imagenet" (torchvision's, downloaded once), "none" (random weights,
-        also if a checkpoint's weights follow), or the path of a state dict; verbose: show the download's progress.
-    Raises: InputError if a setting can't be used, or the weights can't be had.
+    Args: settings; word_to_idx; encoder_weights: "imagenet" (torchvision's, downloaded once), "none" (random weights;
+        also if you load a checkpoint's weights next), or the path of a state dict; verbose: show a download's progress.
+    Raises: InputError if a setting can't be used, or the weights can't be loaded.
     """
     encoder = ImageEncoder(
         pretrained=encoder_weights == "imagenet",
@@ -261,7 +260,7 @@ def build_captioner(
 
 
 def settings_of(captioner: CaptioningRNN) -> ModelSettings:
-    """The configuration from which :func:`build_captioner` makes such a captioner."""
+    """The settings from which :func:`build_captioner` builds such a captioner."""
     return ModelSettings(
         cell=captioner.cell_type,
         encoder=captioner.image_encoder.name,

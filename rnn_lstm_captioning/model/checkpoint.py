@@ -1,6 +1,6 @@
-"""The files in cv/: a checkpoint holds all that is needed to caption an image, or to continue training.
+"""Checkpoints, the files in cv/: a checkpoint holds all that is needed to caption an image, or to continue training.
 
-This module alone knows the keys of the file; everything else sees a :class:`Checkpoint`.
+Only this module knows the keys of the file; all other code uses a :class:`Checkpoint`.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from ..errors import InputError
 from ..storage import load, replacing, save
 from .captioner import CaptioningRNN, ModelSettings, build_captioner, settings_of
 
-FORMAT = 2  # 2 added image_input, image_norm and image_size to the settings; 1 had their default values
-METADATA = "rnn_lstm_captioning"  # the key of everything but the weights in a safetensors file
-# attribute -> its key in the file and its type there
+FORMAT = 2  # 2 added image_input, image_norm and image_size to the settings; files of format 1 have their defaults
+METADATA = "rnn_lstm_captioning"  # in a safetensors file, the key of everything except the weights
+# attribute -> its key in the file, and its type there
 KEYS = {
     "cell": ("cell", str),
     "encoder": ("encoder", str),
@@ -35,12 +35,12 @@ KEYS = {
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The contents of a checkpoint.
 
     Attributes: cell, a name in ``cells.CELLS``; encoder, a torchvision name; stored_size, the side in pixels of the
         images in the caption file; idx_to_word; settings, name -> plain value: those of :class:`ModelSettings`, and
         of the run; data, the caption file's path or "scenes"; weights, the captioner's state dict; training, the
-        trainer's state, or None in a file that can't be resumed.
+        trainer's state, or None if the file can't continue a run.
     """
 
     cell: str
@@ -63,8 +63,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint; the old one at ``path`` stays until the new one is on the disk.
 
-    Args: stored_size, the side in pixels of the data's images; data, the caption file's path or "scenes"; settings of
-        the run, plain values, which are added to the captioner's own; training, the trainer's state.
+    Args: stored_size, the side in pixels of the data's images; data, the caption file's path or "scenes"; settings,
+        plain values, those of the run; the captioner's own are added; training, the trainer's state.
     """
     model = settings_of(captioner)
     values = {
@@ -80,7 +80,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """The checkpoint, or the model in a .safetensors file. Raises: InputError that says why it can't be used."""
+    """Read a checkpoint, or a model in a .safetensors file. Raises: InputError that says why it can't be used."""
     read = _read_safetensors if Path(path).suffix == ".safetensors" else load
     try:
         raw = read(path)
@@ -114,7 +114,8 @@ def restore_captioner(checkpoint: Checkpoint, path: str | Path) -> CaptioningRNN
         captioner = build_captioner(_model_settings(checkpoint), word_to_idx)
         captioner.load_state_dict(checkpoint.weights)
         side = min(checkpoint.stored_size, 64)
-        captioner.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))  # an image may be too small for a CNN
+        # this fails if the images are too small for the CNN
+        captioner.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         what = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is damaged: its weights don't fit its settings ({what})") from error
@@ -122,9 +123,9 @@ def restore_captioner(checkpoint: Checkpoint, path: str | Path) -> CaptioningRNN
 
 
 def load_weights(checkpoint: Checkpoint, path: str | Path, captioner: CaptioningRNN) -> None:
-    """Copy the weights of a checkpoint, those of its encoder included, into a captioner.
+    """Copy all weights of a checkpoint, with those of its encoder, into a captioner.
 
-    Raises: InputError if it was trained with another cell, vocabulary, encoder or size.
+    Raises: InputError if the checkpoint was trained with another cell, vocabulary, encoder or size.
     """
     if checkpoint.cell != captioner.cell_type or checkpoint.idx_to_word != captioner.idx_to_word:
         raise InputError(f"{path} was trained with another cell or vocabulary; it can't be used here")
@@ -137,7 +138,7 @@ def load_weights(checkpoint: Checkpoint, path: str | Path, captioner: Captioning
 
 
 def _model_settings(checkpoint):
-    """The model's settings; format 1 and older files of format 2 lack some, which then had their default values."""
+    """The model's settings. Format 1, and older files of format 2, lack some: these have their default values."""
     given = {f.name: checkpoint.settings[f.name] for f in fields(ModelSettings) if f.name in checkpoint.settings}
     needed = {"hidden_dim", "wordvec_dim", "finetune_encoder"} - given.keys()
     if needed:
@@ -146,7 +147,7 @@ def _model_settings(checkpoint):
 
 
 def _check_sizes(checkpoint):
-    """Raise ValueError if a captioner with these settings would take more memory than its weights explain."""
+    """Raise ValueError if a captioner with these settings would be much larger than the weights in the file."""
     weights, settings = checkpoint.weights, checkpoint.settings
     words, hidden = len(checkpoint.idx_to_word), settings["hidden_dim"]
     vectors, projection = weights["word_embedding.W_embed"], weights["vocabulary_projection.W"]
@@ -154,7 +155,7 @@ def _check_sizes(checkpoint):
         raise ValueError("the word vectors or the cell have another size")
     stored = sum(tensor.numel() for name, tensor in weights.items() if name.startswith("image_encoder."))
     whole = torchvision.models.get_model_weights(checkpoint.encoder).DEFAULT.meta["num_params"]
-    if whole > 50 * stored:  # the classifier, which a checkpoint does not hold, can be 25 times the rest
+    if whole > 50 * stored:  # the classifier, which is not in a checkpoint, can be 25 times as large as the rest
         raise ValueError(f"it has {stored} weights of {checkpoint.encoder}")
 
 
@@ -170,7 +171,7 @@ def export_safetensors(checkpoint: Checkpoint, path: str | Path) -> None:
     rest = {"format": FORMAT} | {key: values[name] for name, (key, _) in KEYS.items() if name != "weights"}
     rest["sha256"] = _digest(tensors)
     with replacing(path) as unfinished:
-        # not with safetensors' save_file, whose file only its owner may read
+        # safetensors' save_file would write a file that only its owner may read
         unfinished.write_bytes(serialize(tensors, metadata={METADATA: json.dumps(rest, ensure_ascii=False)}))
 
 
@@ -180,7 +181,7 @@ def _read_safetensors(path):
     try:
         with safe_open(path, "pt") as file:
             raw = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dict
     except (SafetensorError, RecursionError) as error:
         raise ValueError(f"it is damaged, or of another kind ({error})") from error
     if not isinstance(raw, dict) or raw.pop("sha256", None) != _digest(tensors):

@@ -2,13 +2,13 @@
 
 A captioner has two methods: ``start(features) -> state, image`` and ``step(words, state, image) -> scores (N, V),
 state, attn_weights or None``. The state is a tuple of tensors and the image is a tensor; the first dimension of all of
-them is the batch, so rows can be dropped, copied or reordered. The state changes with every word; the image is what
-the cell may read again, and does not change.
+them is the batch, so rows can be dropped, copied or reordered. The state changes with every word. The image does not
+change; a cell may read it again at every step.
 
 A caption is a sequence of words that ends with ``<END>``, or is cut at the maximum length. Its probability is the
-product of the probabilities of its words, each given the words before it, after the words that are not allowed
-(``<NULL>``, ``<START>``, and ``<UNK>`` unless asked for) have been ruled out. Every search takes a ``beginning``: the
-indices of words that the caption starts with, whatever their probability.
+product of the probabilities of its words, each given the words before it. Words that are not allowed (``<NULL>``,
+``<START>``, and ``<UNK>`` unless ``allow_unk``) are left out of the softmax. Every search takes a ``beginning``: the
+indices of the words that the caption must start with, whatever their probability.
 """
 
 import math
@@ -37,12 +37,15 @@ class Captioner(Protocol):
 class Decoding:
     """How captions are written: sampling if one of temperature, top_k and top_p is given, else beam search.
 
-    Args: max_length, words; beam, how many beginnings of each caption are followed (1: greedy search);
-        length_penalty: captions are ranked by log_prob / length ** length_penalty, where the length counts ``<END>``:
-        0 ranks by probability, which favours short captions, 1 by the mean over the words; temperature, above 0:
-        below 1, probable words become more probable; top_k, draw from the k most probable words only; top_p, from the
-        fewest words that together have this probability (nucleus sampling: Holtzman et al. 2020); allow_unk, captions
-        may contain ``<UNK>``.
+    Args:
+        max_length: the largest number of words in a caption.
+        beam: how many partial captions are kept for each image (1: greedy search).
+        length_penalty: captions are ranked by log_prob / length ** length_penalty; the length counts ``<END>``. 0 ranks
+            by probability, which favours short captions; 1 ranks by the mean log-probability of the words.
+        temperature: above 0; below 1, probable words become even more probable.
+        top_k: draw from the k most probable words only.
+        top_p: draw from the fewest words that together have this probability (nucleus sampling: Holtzman et al. 2020).
+        allow_unk: captions may contain ``<UNK>``.
     Raises: InputError (a ValueError) for a value out of range, or a beam together with sampling.
     """
 
@@ -89,7 +92,7 @@ def decode(
     beginning: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> Decoded:
-    """The search that the settings ask for, on features (N, C, grid_h, grid_w)."""
+    """Write captions as the settings say, for features (N, C, grid_h, grid_w)."""
     decoding = decoding or Decoding()
     if decoding.samples:
         return sampling_search(captioner, features, decoding, beginning, generator)
@@ -103,7 +106,7 @@ def greedy_search(
     allow_unk: bool = False,
     beginning: Sequence[int] = (),
 ) -> Decoded:
-    """The most probable word at every step, for features (N, C, grid_h, grid_w)."""
+    """Choose the most probable word at every step, for features (N, C, grid_h, grid_w)."""
     return _search(captioner, features, max_length, allow_unk, beginning, lambda scores: scores.argmax(dim=1))
 
 
@@ -114,12 +117,12 @@ def sampling_search(
     beginning: Sequence[int] = (),
     generator: torch.Generator | None = None,
 ) -> Decoded:
-    """Every word is drawn at random, by its probability, for features (N, C, grid_h, grid_w).
+    """Draw every word at random, with its probability, for features (N, C, grid_h, grid_w).
 
     Args: generator, the source of randomness. Returns: :class:`Decoded`; its log_probs are those of the model, at
         temperature 1.
     """
-    temperature = max(1.0 if decoding.temperature is None else decoding.temperature, 1e-30)  # float32 has no 1e-300
+    temperature = max(1.0 if decoding.temperature is None else decoding.temperature, 1e-30)  # in float32, 1e-300 is 0
 
     def draw(scores: Tensor) -> Tensor:
         probs = torch.softmax((scores - scores.amax(1, keepdim=True)) / temperature, dim=1)
@@ -137,9 +140,9 @@ def sampling_search(
 
 @torch.no_grad()
 def beam_search(captioner: Captioner, features: Tensor, decoding: Decoding, beginning: Sequence[int] = ()) -> Decoded:
-    """The best caption that is found by following the ``beam`` best beginnings of each caption.
+    """At every step, keep the ``beam`` best partial captions of each image; return the best caption.
 
-    The greedy caption is always a candidate, so the result never ranks below it. Beam 1 is the greedy search.
+    The greedy caption is always a candidate, so the result never ranks below it. Beam 1 is greedy search.
     Args: features (N, C, grid_h, grid_w).
     """
     L, K, length_penalty = decoding.max_length, decoding.beam, decoding.length_penalty
@@ -152,7 +155,7 @@ def beam_search(captioner: Captioner, features: Tensor, decoding: Decoding, begi
     state, image = _rows(state, repeated), image[repeated]
     captions = torch.full((N, K, L), NULL, device=device)
     log_probs = greedy.log_probs.new_full((N, K), -torch.inf)
-    log_probs[:, 0] = 0  # at first there is one beginning, the empty one
+    log_probs[:, 0] = 0  # at first there is one partial caption, the empty one
     lengths = captions.new_zeros(N, K)
     ended = torch.zeros(N, K, dtype=torch.bool, device=device)
     words, index, attn_weights = captions.new_full((N, K), START), torch.arange(N, device=device).unsqueeze(1), None
@@ -219,7 +222,7 @@ def _search(
     attn_weights: Tensor | None = None
     state, image = captioner.start(features)
     words = captions.new_full((N,), START)
-    alive = torch.arange(N, device=device)  # the rows that have not ended; only they are computed
+    alive = torch.arange(N, device=device)  # the captions that have not ended; only these are computed
     for t in range(max_length):
         scores, state, weights = next_scores(captioner, words, state, image, allow_unk)
         words = choose(scores) if t >= len(beginning) else torch.full_like(words, beginning[t])
@@ -246,13 +249,13 @@ def _search(
 def next_scores(
     captioner: Captioner, words: Tensor, state: State, image: Tensor, allow_unk: bool
 ) -> tuple[Tensor, State, Tensor | None]:
-    """The scores (n, V) of the words that may come next, the next state, attn_weights."""
+    """One step: the scores (n, V) of the next word, -inf if it is not allowed; the next state; attn_weights."""
     scores, state, weights = captioner.step(words, state, image)
     return allowed(scores, allow_unk), state, weights
 
 
 def allowed(scores: Tensor, allow_unk: bool = False) -> Tensor:
-    """Scores (..., V), with -inf for words that are not allowed in a caption; 16-bit ones become float32."""
+    """Scores (..., V), with -inf for words that are not allowed in a caption, in place; 16-bit ones become float32."""
     scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
     scores[..., [NULL, START] if allow_unk else [NULL, START, UNK]] = -torch.inf
     return scores

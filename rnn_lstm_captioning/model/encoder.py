@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import resize
 from ..errors import InputError
 from ..storage import load
 
-# the layers after the last spatial features in torchvision's classification networks
+# torchvision's names for the layers after the last spatial features of a classification network
 HEAD = {"avgpool", "classifier", "fc", "head", "heads"}
 
 
@@ -19,13 +19,14 @@ class ImageEncoder(nn.Module):
     """The convolutional part of a torchvision classification network.
 
     Args:
-        pretrained: take torchvision's ImageNet weights (downloaded once, by torchvision).
+        pretrained: load torchvision's ImageNet weights (torchvision downloads them once).
         verbose: show the download's progress.
         name: a torchvision classification network, such as "regnet_x_400mf" or "mobilenet_v2".
-        weights_file: a state dict of that network with its 1,000-class head; wins over pretrained.
-        frozen: never train it: no gradients, and BatchNorm keeps its running statistics always.
+        weights_file: a file with a state dict of that network, with its 1,000-class head; it overrides pretrained.
+        frozen: never train the CNN: it gets no gradients, and BatchNorm keeps its running statistics.
         image_size: the side in pixels to which images are resized; None: they are not resized.
-    Attributes: out_channels, the C of its features; name; frozen; image_size; random_weights.
+    Attributes: out_channels, the C of its features; name; frozen; image_size; random_weights, whether it
+        was built with random weights.
     Raises: InputError if the network has no spatial features, or its weights can't be loaded.
     """
 
@@ -71,19 +72,19 @@ class ImageEncoder(nn.Module):
     def train(self, mode: bool = True) -> "ImageEncoder":
         super().train(mode)
         if self.frozen:
-            self.cnn.eval()  # otherwise the statistics of its BatchNorm would drift
+            self.cnn.eval()  # otherwise its BatchNorm statistics would change
         return self
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
-        """Set the BatchNorm statistics of a network with random weights, which has none yet, from images.
+        """Measure the BatchNorm statistics of a network with random weights, which has none yet, on these images.
 
-        Without it the features of a deep residual network overflow.
+        Without them, the features of a deep residual network overflow.
         """
         norms = [module for module in self.cnn.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
-            norm.momentum = 1.0  # take the statistics of this batch as they are
+            norm.momentum = 1.0  # use the statistics of this batch alone
             norm.train()
         self(images)
         for norm, momentum in zip(norms, momenta):
@@ -113,7 +114,7 @@ class ImageEncoder(nn.Module):
 
 
 def _make_network(name):
-    if name not in torchvision.models.list_models(module=torchvision.models):  # without detection, segmentation, video
+    if name not in torchvision.models.list_models(module=torchvision.models):  # no detection, segmentation, video
         raise InputError(
             f"--encoder {name} is not a classification network of torchvision; try regnet_x_400mf or mobilenet_v2"
         )
@@ -144,7 +145,7 @@ def _load_weights(network, name, state, source):
     wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{source} is not a state dict (a dict of tensors), which --encoder-weights wants")
-    # the published DenseNet files write norm.1 for what the network calls norm1; old files have no counters
+    # in the published DenseNet files, norm1 is called norm.1; old files have no num_batches_tracked
     state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])", r"\1\2", key): v for key, v in state.items()}
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     differing = sorted(wanted.keys() ^ state.keys()) or sorted(
@@ -155,4 +156,4 @@ def _load_weights(network, name, state, source):
             f"{source} does not fit --encoder {name}: {len(differing)} of its tensors differ, "
             f"the first is {differing[0]}"
         )
-    network.load_state_dict(state, strict=False)  # only the counters are missing, as checked above
+    network.load_state_dict(state, strict=False)  # only num_batches_tracked is missing, as checked above

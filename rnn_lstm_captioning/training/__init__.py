@@ -1,5 +1,4 @@
-"""Training: batches of captions and features, the trainer, what a run writes, how it resumes, and several processes.
-
-The way of a batch: ``batches`` selects rows, ``trainer`` asks the captioner for their loss, the captioner runs the cell
-and the loss. The settings are dataclasses; no argument is parsed and nothing is printed here, except progress bars.
+"""Training: batches of captions and features, the trainer, the files of a run, resuming, and several processes. For a
+batch, ``batches`` selects rows, ``trainer`` asks the captioner for their loss, and the captioner runs the cell and the
+loss. The settings are dataclasses; no module here parses arguments, and nothing is printed, except progress bars.
 """

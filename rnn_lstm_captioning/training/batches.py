@@ -1,4 +1,4 @@
-"""Pairs of captions and images, and the batches that they are divided into."""
+"""Pairs of captions and images, and the batches into which they are divided."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +12,9 @@ from ..data.vocabulary import NULL
 
 @dataclass
 class Batch:
-    """n captions with the features of their images, or with the images, if the encoder is in the loop."""
+    """n captions with the features of their images, or with the images, if the encoder runs in every step."""
 
-    captions: Tensor  # int64 (n, L), cut after the longest one
+    captions: Tensor  # int64 (n, L), L is the length of the longest one
     image_index: Tensor  # int64 (n,), on the CPU: which image of the split each caption describes
     features: Tensor | None = None  # (n, C, grid_h, grid_w), one for each caption
     images: Tensor | None = None  # (m, 3, S, S), each image once
@@ -23,15 +23,15 @@ class Batch:
 
 @dataclass
 class Pairs:
-    """The captions of a split, with the cached features of its images, or with the images themselves if the encoder
-    is in the loop."""
+    """The captions of a split, with the cached features of its images, or with the images, if the encoder runs in
+    every step."""
 
     captions: Tensor  # int64 (R, L)
     image_index: Tensor  # int64 (R,)
     features: Tensor | None = None  # float16 (M, C, grid_h, grid_w)
     images: Tensor | None = None  # uint8 (M, 3, S, S)
-    crop_size: int | None = None  # augmentation: a random crop of each image, with so many pixels
-    together: bool = False  # captions of one image come in one batch
+    crop_size: int | None = None  # augmentation: the side in pixels of a random crop of each image
+    together: bool = False  # the captions of an image stand side by side
     references: Sequence[list[str]] | None = None  # of each image, to score captions against
 
     def __len__(self) -> int:
@@ -50,11 +50,11 @@ class Pairs:
     def row_batches(
         self, batch_size: int, batching: str = "padded", generator: torch.Generator | None = None
     ) -> Sequence[Tensor]:
-        """All captions once, in random order, as row indices of batches.
+        """The row indices of batches that contain every caption once, in random order.
 
         "padded" batches hold captions of any length. "length" batches hold captions of one length, so nothing is
-        padded; their order is random too, so each length comes as often as it occurs. With ``together``, captions of
-        one image stay together: an encoder in the loop then processes an image once per epoch, not once per caption.
+        padded; the order of the batches is random. With ``together``, the captions of an image stand side by side: an
+        encoder that runs in every step then processes an image about once per epoch, not once per caption.
         """
         if self.together:
             num_images = int(self.image_index.max()) + 1
@@ -70,7 +70,7 @@ class Pairs:
     def batch(self, rows: Tensor, device: str | torch.device) -> Batch:
         """The captions of some rows with their features or images, on a device."""
         captions = self.captions[rows]
-        captions = captions[:, : int((captions != NULL).sum(1).amax())]  # no step for padding alone
+        captions = captions[:, : int((captions != NULL).sum(1).amax())]  # no columns with padding alone
         batch = Batch(captions.to(device), self.image_index[rows])
         if self.features is not None:
             batch.features = self.features[batch.image_index].to(device)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """Join the processes that torchrun started, for the time of the block.
+    """Connect this process with the others that torchrun started, inside the block.
 
     Args: device, "cpu", "cuda" or another. Yields: the device of this process, such as "cuda:1".
     """
@@ -51,14 +51,14 @@ def rank() -> int:
 
 
 def is_local_rank_0() -> bool:
-    """Whether this process is the first one on its machine, which alone writes files that all processes there read."""
+    """Whether this process is the first one on its machine; only this one writes files that all of them read."""
     return not LAUNCHED or int(os.environ["LOCAL_RANK"]) == 0
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over all processes.
 
-    All gradients are one message. So the order of the additions is always the same, and a resumed run repeats them.
+    All gradients are sent as one message: the order of the additions is always the same, also in a resumed run.
     """
     if world_size() == 1:
         return
@@ -115,8 +115,8 @@ def any_rank(flag: bool) -> bool:
 
 
 def from_rank_0(make: Callable[[], T]) -> T:
-    """The result of ``make()`` in rank 0, in every process; the others don't call it. An InputError in rank 0 is
-    raised in all of them."""
+    """Call ``make()`` in rank 0 alone, and return its result in every process. An InputError in rank 0 is raised in
+    all of them."""
     if world_size() == 1:
         return make()
     values: list = [None, None]
@@ -132,6 +132,6 @@ def from_rank_0(make: Callable[[], T]) -> T:
 
 
 def is_connection_error(error: RuntimeError) -> bool:
-    """Whether an error says that another process can't be reached any more."""
+    """Whether an error says that another process can no longer be reached."""
     text = str(error).lower()
     return world_size() > 1 and any(word in text for word in ("gloo", "nccl", "connection", "timed out"))

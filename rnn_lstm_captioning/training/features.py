@@ -1,4 +1,4 @@
-"""From the split of a caption file to pairs for training or evaluation, and the cache of its images' features."""
+"""Make pairs for training or evaluation from a split of a caption file, and cache the features of its images."""
 
 import hashlib
 import os
@@ -30,7 +30,7 @@ class FeaturePass:
     """How the features of a split are computed, and where they are kept."""
 
     precision: str = "fp32"
-    cache: Path | None = None  # the folder of the cache; None: beside the data, if that can be written
+    cache: Path | None = None  # a folder; None: that of the data if it is writable, else the user's cache
     batch_size: int = 64  # images
     progress: bool = True  # show a progress bar
 
@@ -45,8 +45,8 @@ def prepare_training(
 ) -> tuple[Pairs, Pairs]:
     """The training and validation pairs.
 
-    Args: together, captions of one image must come in one batch; new, the captioner has not been trained: its random
-        CNN is calibrated and its features are standardised, on the training images.
+    Args: together, the captions of an image stand side by side; new, the captioner has not been trained: a random
+        CNN is calibrated and the features are standardised, on the training images.
     """
     settings = settings or DataSettings()
     encoder = captioner.image_encoder
@@ -54,7 +54,7 @@ def prepare_training(
     if new and encoder.random_weights and encoder.frozen:
         images = data.splits["train"].images
         encoder.calibrate(images[:: 1 + len(images) // 64].to(device))
-    distributed.broadcast_parameters(captioner)  # machines may differ in the last bit
+    distributed.broadcast_parameters(captioner)  # machines may compute another last bit
     crop_size = encoder.image_size if settings.augment else None
     train = prepare_pairs(
         captioner, data, "train", feature_pass, first=settings.num_train, crop_size=crop_size, together=together
@@ -76,9 +76,9 @@ def prepare_pairs(
     together: bool = False,
     cached: bool | None = None,
 ) -> Pairs:
-    """The pairs of a split, with its images if the encoder is in the loop, else with their features.
+    """The pairs of a split, with its images if the encoder runs in every step, else with their features.
 
-    Args: name, of the split; first, take only so many captions; crop_size and together, see :class:`Pairs`; cached,
+    Args: name, of the split; first, take only this many captions; crop_size and together, see :class:`Pairs`; cached,
         whether features are computed once (None: if the encoder is frozen and there is no augmentation).
     """
     feature_pass = feature_pass or FeaturePass()
@@ -89,7 +89,7 @@ def prepare_pairs(
         pairs.images, pairs.crop_size = split.images, crop_size
         pairs.together = together or not crop_size
         return pairs
-    stem = None  # the features of an encoder that learns are not worth keeping
+    stem = None  # an encoder in training changes its features: don't store them
     if encoder.frozen:
         beside = Path(data.source).parent
         keep_beside = data.source != "scenes" and os.access(beside, os.W_OK)
@@ -102,9 +102,9 @@ def prepare_pairs(
 
 
 def standardize_features(captioner: CaptioningRNN, train: Pairs) -> None:
-    """Take the mean and variance of the features from the training pairs.
+    """Standardise the features with their mean and variance on the training pairs.
 
-    Not for a CNN with random weights that is about to learn: its own BatchNorm keeps its features in range.
+    This leaves out a CNN with random weights that will be trained: its own BatchNorm keeps its features in range.
     """
     encoder = captioner.image_encoder
     if train.features is not None:
@@ -149,12 +149,12 @@ def encode_all(
     identity: str = "",
     name: str = "",
 ) -> Tensor:
-    """The features of all images; with a stem, they are computed once, and memory-mapped at every later call.
+    """The features of all images; with a stem, they are computed once, and every later call memory-maps the file.
 
     Several processes share the work; the first one on each machine writes the file.
-    Args: encoder, frozen; images, uint8 (M, 3, S, S); stem, the start of the cache file's name, to which the encoder's
-        name and a key are added: the key changes with identity, weights, image size and precision; identity, a string
-        that changes with the images; name, of the split, for the progress bar.
+    Args: encoder, in eval mode; images, uint8 (M, 3, S, S); stem, the start of the cache file's name, to which the
+        name of the encoder and a key are added; the key changes with identity, weights, image size and precision;
+        identity, a string that changes with the images; name, of the split, for the progress bar.
     Returns: float16 (M, C, grid_h, grid_w); if memory-mapped, only the pages in use take memory.
     Raises: InputError if a feature does not fit into float16.
     """
@@ -172,7 +172,7 @@ def encode_all(
         if distributed.is_local_rank_0():
             with replacing(path) as unfinished:
                 mapped = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
-                if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash later
+                if hasattr(os, "posix_fallocate"):  # if the disk is full, fail here and don't crash later
                     with open(unfinished, "r+b") as file:
                         os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
                 _fill(mapped, images, encode, feature_pass.batch_size, progress)
@@ -195,7 +195,7 @@ def _cache_path(encoder, stem, identity):
 
 
 def _encode_batch(encoder, shape, precision, batch):
-    """The features of a batch, float16; none if no images are left for this process."""
+    """The features of a batch, float16; an empty tensor if no images are left for this process."""
     if not len(batch):
         return torch.zeros(0, *shape, dtype=torch.float16)
     device = encoder.mean.device

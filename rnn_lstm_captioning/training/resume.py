@@ -1,4 +1,4 @@
-"""Continuing the run of a checkpoint (--resume), or beginning another run with its weights (--init)."""
+"""Continue the run of a checkpoint (--resume)."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ FREE_TO_CHANGE |= {"own_cell"}
 def check_settings(checkpoint: Checkpoint, path: Path, settings: dict, stored_size: int) -> None:
     """Raise InputError if a resumed run would not continue as it began.
 
-    Args: settings of the new run, the captioner's included; stored_size, of the data's images.
+    Args: settings of the resumed run, with those of its captioner; stored_size of the data, in pixels.
     """
     if checkpoint.stored_size != stored_size:
         raise InputError(
@@ -33,9 +33,9 @@ def check_settings(checkpoint: Checkpoint, path: Path, settings: dict, stored_si
 
 
 def resume(trainer: Trainer, checkpoint: Checkpoint, path: Path, folder: RunFolder) -> bool:
-    """Bring a trainer to the state of a checkpoint.
+    """Load the training state of a checkpoint into a trainer.
 
-    Returns: whether the run will be the same bit for bit; with another number of processes it will not.
+    Returns: whether the run will be the same bit for bit; with another number of processes it will not be.
     Raises: InputError if the checkpoint is damaged, or its run is finished.
     """
     if checkpoint.training is None:
@@ -46,7 +46,7 @@ def resume(trainer: Trainer, checkpoint: Checkpoint, path: Path, folder: RunFold
         raise InputError(f"{path} is damaged: its training state doesn't fit its weights ({error})") from error
     folder.saved = path == folder.last
     if not distributed.from_rank_0(lambda: path.parent == folder.folder and folder.best.exists()):
-        trainer.best = None  # the best checkpoint is in another folder: the next epoch is the best one here
+        trainer.best = None  # this folder has no best checkpoint: the next epoch writes the first one
         if trainer.step >= trainer.total_steps and trainer.is_evaluated():
             raise InputError(f"the run of {path} is finished; to continue it, give more --epochs")
     if trainer.history and distributed.rank() == 0:

@@ -1,4 +1,4 @@
-"""What a training run writes into its folder: checkpoints, a log and a curve."""
+"""The files that a training run writes into its folder: checkpoints, a log and the loss curve."""
 
 import csv
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class RunFolder:
 
     Args: folder; cell, its name; data, the caption file's path or "scenes"; stored_size, the side in pixels of its
         images; settings of the run, plain values.
-    Attributes: last and best, the paths of the checkpoints; saved, whether this run wrote the last one.
+    Attributes: last and best, the paths of the checkpoints; saved, whether the last one is from this run.
     """
 
     def __init__(self, folder: Path, cell: str, data: str, stored_size: int, settings: dict) -> None:
@@ -30,8 +30,8 @@ class RunFolder:
         return self.folder / f"{self.cell}_{name}"
 
     def save(self, which: str, trainer: Trainer) -> None:
-        """Write the "last" or the "best" checkpoint; with the last one of an epoch, also the log and the curve."""
-        state = trainer.state_dict() if which == "last" else None  # needs all processes
+        """Write the "last" or the "best" checkpoint; after an epoch, "last" also writes the log and the loss curve."""
+        state = trainer.state_dict() if which == "last" else None  # every process must call it
         if distributed.rank() > 0:
             return
         path = self.path(f"{which}.pt")
@@ -41,13 +41,13 @@ class RunFolder:
             self.write_history(trainer.history)
 
     def write_history(self, history: Sequence[dict]) -> None:
-        """Write the log and the curve."""
+        """Write the log and the loss curve."""
         write_log(self.path("log.csv"), history)
         save_loss_curve(self.path("loss.png"), history, f"{self.cell}, {self.data}")
 
     def keep_earlier_run(self) -> str | None:
         """Rename the files of an earlier run, so that this run does not overwrite them: ``*_before``, or the first
-        of ``*_before2``, ``*_before3``, ... that is free. Returns: their new name, or None if there are none."""
+        of ``*_before2``, ``*_before3``, ... that is free. Returns: a pattern for the new names, or None."""
         files = [path for path in map(self.path, NAMES) if path.exists()]
         if distributed.rank() > 0 or not files:
             return None
@@ -66,7 +66,7 @@ class RunFolder:
 def write_log(path: Path, history: Sequence[dict]) -> None:
     """The history of a training run as CSV, one row per epoch."""
     with replacing(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
-        # a run that another version began may have other columns in its first rows
+        # the first rows may have other columns, if another version began the run
         writer = csv.DictWriter(file, history[-1].keys(), restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in history)

@@ -1,11 +1,11 @@
 """Self-critical sequence training: captions are sampled, and those with a high score become more probable.
 
-Teacher forcing rewards every next word that a human wrote; a caption is judged as a whole. This objective raises the
-expected CIDEr of the model's own captions, by its policy gradient (REINFORCE).
+Teacher forcing rewards single words, but a caption is judged as a whole. This objective raises the expected CIDEr of
+the model's own captions, with the policy gradient (REINFORCE).
 
 Sources: Rennie et al., "Self-critical Sequence Training for Image Captioning" (2017), equation 9, whose baseline is the
 greedy caption; Luo, "A Better Variant of Self-Critical Sequence Training" (2020), whose baseline is used here: the
-other captions that were sampled for the same image.
+mean reward of the other captions that were sampled for the same image.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ from .trainer import batch_features
 
 
 class SelfCritical:
-    """An objective of the :class:`~rnn_lstm_captioning.training.trainer.Trainer`, instead of the captions' loss.
+    """An objective for the :class:`~rnn_lstm_captioning.training.trainer.Trainer`, instead of the loss of the captions.
 
-    Args: references, of each image; max_length, words of a sampled caption, its end included. For each image as many
-        captions are sampled as the batch has captions of it.
+    Args: references, a list for each image; max_length, the largest number of words in a sampled caption, with
+        ``<END>``. For each image, as many captions are sampled as the batch has captions of it.
     """
 
     def __init__(self, references: Sequence[list[str]], max_length: int) -> None:
@@ -35,7 +35,7 @@ class SelfCritical:
         """Minus the mean CIDEr (1 is 100 percent) of the sampled captions. Its gradient is the policy gradient, with
         two exceptions: <NULL> and <START> are never sampled, and there is no dropout while sampling."""
         features = batch_features(captioner, batch)
-        with evaluating(captioner):  # <UNK> may be sampled, otherwise it would be neither rewarded nor punished
+        with evaluating(captioner):  # <UNK> may be sampled: otherwise it would get no reward and no penalty
             captions = sampling_search(captioner, features, self.decoding).captions
         words = [[captioner.idx_to_word[word] for word in row if word != NULL] for row in captions.tolist()]
         rewards = torch.tensor(self.reward(words, batch.image_index.tolist()))

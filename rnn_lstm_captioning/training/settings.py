@@ -12,17 +12,17 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What is trained on."""
+    """The data that a captioner is trained on."""
 
     data: str = "scenes"  # a caption file, or "scenes"
-    num_train: int | None = None  # use the first training captions only
+    num_train: int | None = None  # use only the first N training captions; None: all
     augment: bool = False  # random crops and mirroring; the CNN then runs in every step
     encoder_weights: str = "none"  # "imagenet", "none" or a file
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How it is trained. Raises: InputError for a value that can't be used."""
+    """How a captioner is trained. Raises: InputError for a value that can't be used."""
 
     epochs: int = 60
     batch_size: int = 256  # captions, of all processes together
@@ -30,15 +30,15 @@ class TrainingSettings:
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     schedule: str = "cosine"
-    warmup: float = 0.05  # the part of all steps in which the learning rate rises linearly
+    warmup: float = 0.05  # the fraction of all steps in which the learning rate rises linearly
     clip: float = 5.0  # the largest norm of the gradient; 0: no limit
     weight_decay: float = 1e-2  # of matrices; vectors have none
-    patience: int = 0  # stop so many epochs after the best one; 0: never
+    patience: int = 0  # stop this many epochs after the best one; 0: never
     self_critical: bool = False  # maximise the CIDEr of sampled captions (Rennie et al. 2017)
     seed: int = 0
-    precision: str = "fp32"  # "bf16": in torch.autocast
-    save_every: int = 0  # steps; 0: save after each epoch only
-    dry_run: bool = False  # at most four batches an epoch
+    precision: str = "fp32"  # "bf16": with torch.autocast
+    save_every: int = 0  # steps; 0: only after each epoch
+    dry_run: bool = False  # at most four batches per epoch
     quiet: bool = False  # no progress bars
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The training loop. It knows no cell: it takes batches, asks the captioner for their loss, and updates its weights."""
+"""The training loop, the same for every cell: it asks the captioner for the loss of a batch and updates the weights."""
 
 import math
 import signal
@@ -32,14 +32,14 @@ def batch_features(captioner: CaptioningRNN, batch: Batch) -> Tensor:
 
 
 def caption_loss(captioner: CaptioningRNN, batch: Batch) -> Tensor:
-    """The usual objective: the mean loss of a caption, in nats."""
+    """The usual objective: the mean loss per caption, in nats."""
     return captioner.loss(batch_features(captioner, batch), batch.captions)
 
 
 def evaluate(
     captioner: CaptioningRNN, pairs: Pairs, batch_size: int = 256, precision: str = "fp32"
 ) -> tuple[float, float]:
-    """The loss on all pairs, of which each process computes its share. Returns: nats per caption, nats per word."""
+    """The mean loss on all pairs; each process computes its share. Returns: nats per caption, nats per word."""
     total, device = 0.0, captioner.feature_mean.device
     with evaluating(captioner):
         for rows in distributed.shard(torch.arange(len(pairs))).split(batch_size):
@@ -66,7 +66,7 @@ def validation_cider(captioner: CaptioningRNN, val: Pairs, batch_size: int = 256
 
 
 def learning_rate_factor(settings: TrainingSettings, step: int, total_steps: int) -> float:
-    """The factor of the learning rate at a step: a linear warm-up, then the schedule."""
+    """The factor of the learning rate at a step: first a linear warm-up, then the schedule."""
     warmup = max(1, int(settings.warmup * total_steps)) if settings.warmup else 0
     if step < warmup:
         return (step + 1) / warmup
@@ -81,7 +81,7 @@ def selection_score(row: dict) -> float:
 
 
 class Trainer:
-    """Trains a captioner; it can stop after any step and continue from there.
+    """Trains a captioner. A run can stop after any step and continue from there.
 
     Args: captioner, on its device; train and val; settings; objective, what is minimised; save, called with "last" or
         "best" and this trainer whenever a checkpoint is due; on_epoch, called with this trainer after each epoch.
@@ -110,7 +110,7 @@ class Trainer:
         self.step = 0
         self.history: list[dict] = []
         self.best: dict | None = None
-        self.norms, self.clipped = 0.0, 0  # in this epoch: the sum of the gradients' norms, how many were clipped
+        self.norms, self.clipped = 0.0, 0  # in this epoch: the sum of the gradient norms, the number of clipped steps
         self.captions_per_second, self.seconds, self.epoch_start = math.nan, math.nan, time.monotonic()
 
     def _make_optimizer(self):
@@ -124,10 +124,10 @@ class Trainer:
         )
 
     def run(self) -> bool:
-        """Train to the last epoch. Returns: False if a signal stopped the run before; a checkpoint is saved then."""
+        """Train to the last epoch. Returns: False if a signal stopped it earlier; a checkpoint is then saved."""
         with _Interruption() as interruption:
             if not self.is_evaluated():
-                self.finish_epoch()  # the resumed run stopped between the last step of an epoch and its evaluation
+                self.finish_epoch()  # the run stopped after the last step of an epoch, before its evaluation
             while self.step < self.total_steps and not self.out_of_patience():
                 if not self.train_one_epoch(interruption):
                     self.save("last", self)
@@ -142,12 +142,12 @@ class Trainer:
         return len(self.history) >= self.step // self.steps_per_epoch
 
     def out_of_patience(self) -> bool:
-        """Whether the best epoch is too long ago."""
+        """Whether the best epoch is at least ``patience`` epochs ago."""
         patience = self.settings.patience
         return bool(patience and self.best is not None and self.history[-1]["epoch"] - self.best["epoch"] >= patience)
 
     def train_one_epoch(self, interruption: "_Interruption") -> bool:
-        """From the current step to the end of its epoch. Returns: False if a signal came."""
+        """Train from the current step to the end of its epoch. Returns: False if a signal stopped it earlier."""
         settings = self.settings
         self.captioner.train()
         epoch, start = divmod(self.step, self.steps_per_epoch)
@@ -174,7 +174,7 @@ class Trainer:
         with autocast(self.device, settings.precision):
             loss = self.objective(self.captioner, batch)
         self.optimizer.zero_grad()
-        # weighted by the share of each process, the sum of the gradients is that of the mean over all rows
+        # with these weights, the gradients of all processes add up to that of the mean over all rows
         (loss * (len(mine) / len(rows))).backward()
         distributed.sum_gradients(self.parameters)
         norm = clip_grad_norm_(self.parameters, settings.clip or math.inf)
@@ -190,14 +190,14 @@ class Trainer:
         return loss.item()
 
     def batches_of_epoch(self, epoch: int) -> Sequence[Tensor]:
-        """The row indices of an epoch's batches, the same at every call: an interrupted epoch can continue."""
+        """The row indices of an epoch's batches, the same at every call, so that an interrupted epoch can continue."""
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
         batches = self.train.row_batches(settings.batch_size, settings.batching, generator)
         return batches[:4] if settings.dry_run else batches
 
     def show_progress(self, bar: tqdm, loss: float, rows: Tensor) -> None:
-        """The loss, the speed and the remaining time, on the progress bar."""
+        """Show the loss, the speed and the remaining time on the progress bar."""
         words = (self.train.captions[rows, 1:] != NULL).sum().item() / len(rows)
         value = f"loss {loss:.2f}/caption, perplexity {math.exp(min(loss / words, 99)):.1f}/word"
         if self.objective is not caption_loss:
@@ -209,7 +209,7 @@ class Trainer:
         )
 
     def finish_epoch(self) -> None:
-        """Evaluate both splits and save. The row holds no times: it is the same in every run with the same seed."""
+        """Evaluate both splits and save. The row has no times, so it is the same in every run with the same seed."""
         settings = self.settings
         distributed.broadcast_parameters(self.captioner)  # each process has its own BatchNorm statistics
         row: dict = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
@@ -248,19 +248,19 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> bool:
-        """Continue from a state. Returns: whether the random numbers continue too; with another number of processes
-        they can't. Raises: ValueError, KeyError or TypeError if the state does not fit the parameters."""
+        """Load a state. Returns: whether the random numbers continue too; with another number of processes they
+        can't. Raises: ValueError, KeyError or TypeError if the state does not fit the parameters."""
         rows = [*state["history"], *([] if state["best"] is None else [state["best"]])]
         if not (isinstance(state["step"], int) and state["step"] >= 0 and all(map(_is_row, rows))):
             raise ValueError("the step or the history is not valid")
-        groups = self.optimizer.state_dict()["param_groups"]  # by the settings
+        groups = self.optimizer.state_dict()["param_groups"]  # as the settings say
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
         with torch.no_grad():
             for parameter in self.parameters:
                 self._lay_out_state(parameter)
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.norms, self.clipped = float(state.get("norms", 0)), int(state.get("clipped", 0))
-        states = state.get("random_states") or [{"cpu": state["random_state"]}]  # from before several processes
+        states = state.get("random_states") or [{"cpu": state["random_state"]}]  # older files have one state
         if len(states) != distributed.world_size():
             return False
         mine = states[distributed.rank()]
@@ -270,8 +270,8 @@ class Trainer:
         return True
 
     def _lay_out_state(self, parameter):
-        """Give the optimizer's state of a parameter the memory layout of the parameter: the fused optimizer writes
-        without looking at strides. Raises: ValueError if it has another shape."""
+        """Give the optimizer's state of a parameter the memory layout of the parameter, because the fused optimizer
+        ignores strides. Raises: ValueError if it has another shape."""
         state = self.optimizer.state[parameter]
         shapes = {name: value.shape for name, value in state.items()}
         if shapes != {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
@@ -294,7 +294,7 @@ class _Interruption:
         self.signalled = False
         try:
             self.previous = {number: signal.signal(number, self._notice) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not in the main thread, where no signal arrives
+        except ValueError:  # this is not the main thread: no signal arrives here
             self.previous = {}
         return self
 
@@ -308,5 +308,5 @@ class _Interruption:
             signal.signal(signal.SIGINT, self.previous[signal.SIGINT])
 
     def noticed(self):
-        """Whether a process got a signal; all processes ask at the same step and get the same answer."""
+        """Whether any process got a signal; all processes ask at the same step and get the same answer."""
         return distributed.any_rank(self.signalled)

@@ -1,10 +1,10 @@
-"""Kill a training run with SIGKILL again and again, resume it, and see that it ends as if nothing had been.
+"""Kill a training run with SIGKILL again and again, resume it, and check that it ends like a run without kills.
 
     OMP_NUM_THREADS=1 python -m tests.endurance.kills --kills 100 --when anywhere
     OMP_NUM_THREADS=1 python -m tests.endurance.kills --kills 100 --when "in a save"
 
-"anywhere": at a random moment, the start included; "in a save": at a random write, flush or rename. The run
-(attention LSTM, scenes, saved every 2 steps) is forked, so that torch is loaded once.
+"anywhere" kills at a random moment, also during the start. "in a save" kills at a random write, flush or rename. The
+run (attention LSTM, scenes, a save every 2 steps) is forked, so torch is loaded only once.
 """
 
 import argparse
@@ -31,7 +31,7 @@ FLAGS = [*FLAGS.split(), *"--save-every 2 --quiet --resume --device cpu".split()
 
 
 def fork(folder, out, epochs, kill_at=None):
-    """The run in a process of its own. Returns: its number."""
+    """Start the run in a process of its own. Returns: the process ID."""
     pid = os.fork()
     if pid:
         return pid
@@ -52,7 +52,7 @@ def finish(pid):
 
 
 def contents(out):
-    """All tensors of a run's two checkpoints: weights, and the optimizer's moments."""
+    """All tensors of a run's two checkpoints: the weights, and the optimizer's moments."""
     last, best = (load_checkpoint(out / f"attn_{which}.pt") for which in ("last", "best"))
     moments = last.training["optimizer"]["state"]
     tensors = [tensor for state in moments.values() for tensor in state.values()]
@@ -65,7 +65,7 @@ def main():
     parser.add_argument("--when", choices=["anywhere", "in a save"], default="anywhere")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="for its files; default: a temporary one")
+    parser.add_argument("--folder", type=Path, help="where the files of the runs go; default: a temporary folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         test(args, args.folder or Path(temporary))
@@ -80,8 +80,8 @@ def test(args, folder):
     expected = contents(folder / "whole")
     log = (folder / "whole/attn_log.csv").read_bytes()
     for cache in folder.glob("*.npy"):
-        cache.unlink()  # kills meet the pass over the features too
-    operations = int((folder / "operations").read_text())  # of the disk
+        cache.unlink()  # so that a kill can also interrupt the feature pass
+    operations = int((folder / "operations").read_text())  # the writes, flushes and renames of a whole run
     kills = resumed = different = unreadable = run = 0
     while kills < args.kills:
         out, run = folder / f"run{run}", run + 1
@@ -108,8 +108,8 @@ def test(args, folder):
         same &= (out / "attn_log.csv").read_bytes() == log and not list(out.glob(".*"))
         if code or not same:
             different += 1
-            print(f"{out}: exit code {code}, the same: {same}, left: {list(out.glob('.*'))}")
-    outcome = "all bit-identical" if not different else f"{different} of them different"
+            print(f"{out}: exit code {code}, identical: {same}, files left behind: {list(out.glob('.*'))}")
+    outcome = "all bit-identical" if not different else f"{different} of them differ"
     print(
         f"{kills} kills, {resumed} resumed runs, {outcome}, {unreadable} unreadable files; a run takes {seconds:.1f} s"
     )

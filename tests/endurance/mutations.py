@@ -1,11 +1,10 @@
-"""Read thousands of damaged files: each must be used, or refused in one sentence, in little time and memory.
+"""Read thousands of damaged files. Each must be used, or refused in one sentence, with little time and memory.
 
     OMP_NUM_THREADS=1 python -m tests.endurance.mutations --files 5000
 
-Caption files, checkpoints (.pt and .safetensors), files of CNN weights, pictures and captions files of all kinds
-are cut, spliced, flipped, and have numbers in them made huge; and values inside caption files and checkpoints are
-replaced by odd ones. What is still accepted is used: the split is looked
-through, the checkpoint captions a picture.
+The files are caption files, checkpoints (.pt and .safetensors), CNN weights, images, and captions files of all kinds.
+Their bytes are cut, copied, changed, or replaced by huge numbers. Values inside caption files and checkpoints are
+replaced by odd ones, or deleted. What is still accepted is used: all splits are read, a checkpoint captions an image.
 """
 
 import argparse
@@ -37,13 +36,13 @@ SMALL = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 16 --wordve
 
 
 def originals(folder):
-    """Good files of every kind: a dict of kind -> (bytes, suffix, a function that uses such a file)."""
+    """Valid files of every kind. Returns: a dict, kind -> (bytes, suffix, a function that uses such a file)."""
     torch.save(make_scenes(num_train=6, num_val=2), folder / "scenes.pt")
     with redirect_stdout(io.StringIO()):
         train.main(["--data", str(folder / "scenes.pt"), "--out", str(folder), *SMALL.split()], "attn")
     export_safetensors(load_checkpoint(folder / "attn_last.pt"), folder / "model.safetensors")
     torch.save(torchvision.models.squeezenet1_1().state_dict(), folder / "weights.pth")
-    picture = Image.effect_mandelbrot((120, 90), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+    image = Image.effect_mandelbrot((120, 90), (-2, -1.5, 1, 1.5), 50).convert("RGB")
     kinds = {
         "caption file": ("scenes.pt", use_captions),
         "checkpoint": ("attn_last.pt", use_checkpoint),
@@ -56,8 +55,8 @@ def originals(folder):
     kinds["checkpoint to resume, changed inside"] = (*kinds["checkpoint"][:2], use_to_resume)
     for suffix in ("jpg", "png", "gif", "tiff", "webp", "bmp"):
         file = io.BytesIO()
-        picture.save(file, {"jpg": "jpeg"}.get(suffix, suffix))
-        kinds[suffix] = (file.getvalue(), f".{suffix}", use_picture)
+        image.save(file, {"jpg": "jpeg"}.get(suffix, suffix))
+        kinds[suffix] = (file.getvalue(), f".{suffix}", use_image)
     notes = [{"image_id": k, "caption": f"a dog number {k}"} for k in range(9)]
     coco = {"images": [{"id": k, "file_name": f"{k}.jpg"} for k in range(9)], "annotations": notes}
     sentences = [{"raw": "a dog"}, {"raw": "two cats, asleep"}]
@@ -87,7 +86,7 @@ def use_to_resume(path):
         train.main([*flags, *SMALL.split(), "--epochs", "2"], "attn")
 
 
-def use_picture(path):
+def use_image(path):
     image, reason = try_to_load(path, 64)
     if image is None:
         raise InputError(f"{path}: {reason}")
@@ -101,7 +100,7 @@ def mutate(data, numbers):
     """The bytes after one to four random changes."""
     data = bytearray(data)
     for _ in range(numbers.randint(1, 4)):
-        # the interesting bytes stand at both ends: headers, pickles, directories
+        # the important bytes are at both ends: headers, pickles, directories
         edge = numbers.choice([64, 1024, len(data)])
         position = numbers.randrange(min(edge, len(data)) or 1)
         position = numbers.choice([position, max(0, len(data) - 1 - position)])
@@ -131,7 +130,7 @@ ODD += [torch.full((3, 3), float("nan")), torch.zeros(2, 2, dtype=torch.int64), 
 
 
 def change_inside(data, numbers):
-    """The bytes of a dict in a .pt file, in which one to three values were replaced by odd ones."""
+    """The bytes of a .pt file with a dict. One to three of its values are replaced by odd ones, or deleted."""
     value = torch.load(io.BytesIO(data), weights_only=True)
     for _ in range(numbers.randint(1, 3)):
         container, key = {"": value}, ""
@@ -172,7 +171,7 @@ def main():
             except InputError as error:
                 outcomes[kind, "refused"] += 1
                 if "\n" in str(error):
-                    print(f"{kind} {k}: more than a sentence: {error}")
+                    print(f"{kind} {k}: more than one sentence: {error}")
                     wrong += 1
             except Exception as error:
                 print(f"{kind} {k}: {type(error).__name__}: {error}")

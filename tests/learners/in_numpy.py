@@ -159,10 +159,10 @@ def gru_backward(dh, cache):
 
 def dot_product_attention(prev_h, A):
     N, H, gh, gw = A.shape
-    cells = A.reshape(N, H, gh * gw)
-    scores = np.einsum("nh,nhg->ng", prev_h, cells) / np.sqrt(H)
+    regions = A.reshape(N, H, gh * gw)
+    scores = np.einsum("nh,nhg->ng", prev_h, regions) / np.sqrt(H)
     w = softmax(scores)
-    attn = np.einsum("ng,nhg->nh", w, cells)
+    attn = np.einsum("ng,nhg->nh", w, regions)
     return attn, w.reshape(N, gh, gw)
 
 
@@ -205,8 +205,8 @@ def attention_backward(dh, cache):
     A, steps = cache
     N, T, H = dh.shape
     G = A.shape[2] * A.shape[3]
-    cells = A.reshape(N, H, G)
-    dcells = np.zeros_like(cells)
+    regions = A.reshape(N, H, G)
+    dregions = np.zeros_like(regions)
     first = steps[0][0]
     dx = np.zeros((N, T, first[0].shape[1]))
     dWx, dWh, dWattn, db = (np.zeros_like(w) for w in (first[4], first[5], first[6], np.zeros(4 * H)))
@@ -217,13 +217,13 @@ def attention_backward(dh, cache):
         found = attention_step_backward(dh[:, t] + dprev_h, dprev_c, step)
         dx[:, t], dprev_h, dprev_c, dattn = found[:4]
         dWx, dWh, dWattn, db = dWx + found[4], dWh + found[5], dWattn + found[6], db + found[7]
-        dw = np.einsum("nh,nhg->ng", dattn, cells)
+        dw = np.einsum("nh,nhg->ng", dattn, regions)
         ds = w * (dw - (w * dw).sum(axis=1, keepdims=True)) / np.sqrt(H)
-        dprev_h = dprev_h + np.einsum("ng,nhg->nh", ds, cells)
-        dcells += np.einsum("ng,nh->nhg", w, dattn)
-        dcells += np.einsum("ng,nh->nhg", ds, query)
-    dcells += ((dprev_h + dprev_c) / G)[:, :, None]
-    return dx, dcells.reshape(A.shape), dWx, dWh, dWattn, db
+        dprev_h = dprev_h + np.einsum("ng,nhg->nh", ds, regions)
+        dregions += np.einsum("ng,nh->nhg", w, dattn)
+        dregions += np.einsum("ng,nh->nhg", ds, query)
+    dregions += ((dprev_h + dprev_c) / G)[:, :, None]
+    return dx, dregions.reshape(A.shape), dWx, dWh, dWattn, db
 
 
 def temporal_softmax_loss(x, y, ignore_index=None):

@@ -1,4 +1,4 @@
-"""Learners' right solutions in torch, in several styles: fused, einsum, float32, autograd, dataclasses."""
+"""Learners' right solutions in torch, in several styles: fused, einsum, float32, autograd, caches of several types."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 def rnn_step_forward(x, prev_h, Wx, Wh, b):
-    """One product of everything side by side."""
+    """All inputs side by side, so that one product is enough."""
     joined = torch.cat([x, prev_h, x.new_ones(len(x), 1)], dim=1)
     W = torch.cat([Wx, Wh, b[None]])
     next_h = torch.tanh(joined @ W)
@@ -22,7 +22,7 @@ def rnn_step_backward(dnext_h, cache):
 
 
 def rnn_forward(x, h0, Wx, Wh, b):
-    """float32 inside, and a list that grows."""
+    """In float32, with a list of states."""
     x, h, Wx, Wh, b = (v.float() for v in (x, h0, Wx, Wh, b))
     states = [h]
     for word in x.unbind(1):
@@ -45,7 +45,7 @@ def rnn_backward(dh, cache):
 
 
 def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
-    """autograd does the work of the backward pass."""
+    """autograd computes the backward pass."""
     inputs = [v.clone().requires_grad_() for v in (x, prev_h, prev_c, Wx, Wh, b)]
     with torch.enable_grad():
         x, prev_h, prev_c, Wx, Wh, b = inputs
@@ -66,7 +66,7 @@ class Tape:
 
 
 def lstm_forward(x, h0, Wx, Wh, b):
-    """All words at once before the loop; gates by slices."""
+    """The input product of all words before the loop; gates as slices."""
     H = h0.shape[1]
     projected = torch.einsum("ntd,dk->ntk", x, Wx) + b
     h, c, hs, tape = h0, h0 * 0, [], []
@@ -98,7 +98,7 @@ def lstm_backward(dh, cache):
 
 
 def gru_step_forward(x, prev_h, Wx, Wh, b):
-    """torch's own cell does the work, with weights as it wants them; autograd the backward pass."""
+    """torch's own cell, with transposed weights; autograd computes the backward pass."""
     inputs = [v.clone().requires_grad_() for v in (x, prev_h, Wx, Wh, b)]
     with torch.enable_grad():
         x, prev_h, Wx, Wh, b = inputs
@@ -137,7 +137,7 @@ def dot_product_attention(prev_h, A):
 
 
 def attention_step_forward(x, prev_h, prev_c, attn, Wx, Wh, Wattn, b):
-    """Without a cache, as in the course, where autograd goes back."""
+    """Without a cache, as in the course: there autograd computes the backward pass."""
     ai, af, ao, ag = torch.split(x @ Wx + prev_h @ Wh + attn @ Wattn + b, prev_h.shape[1], dim=1)
     next_c = torch.sigmoid(af).mul(prev_c).add(torch.sigmoid(ai).mul(torch.tanh(ag)))
     return torch.sigmoid(ao) * torch.tanh(next_c), next_c
