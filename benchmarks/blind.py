@@ -13,7 +13,7 @@ import torch
 
 from rnn_lstm_captioning.cells import CELLS
 from rnn_lstm_captioning.commands.common import run_command
-from rnn_lstm_captioning.commands.train import get_args_parser
+from rnn_lstm_captioning.commands.train_flags import get_args_parser
 from rnn_lstm_captioning.training.trainer import Trainer
 
 from .runs import load, prepare

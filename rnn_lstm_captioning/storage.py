@@ -17,7 +17,7 @@ import torch
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; after the block, the file there is flushed to the disk and renamed.
+    """Yields a temporary path beside ``path``; after the block, it is flushed to the disk and renamed to ``path``.
 
     A missing folder is created. If the block fails, or the process is killed, the file at ``path`` does not
     change, and the temporary file is removed; after a kill, the next writer removes it.

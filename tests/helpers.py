@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from rnn_lstm_captioning import CaptioningRNN, cells
-from rnn_lstm_captioning.classroom.checking import make_arguments
+from rnn_lstm_captioning.classroom.comparing import make_arguments
 from rnn_lstm_captioning.commands import test, train
 from rnn_lstm_captioning.data.vocabulary import END, NULL, SPECIAL_TOKENS, START
 

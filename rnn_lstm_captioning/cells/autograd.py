@@ -47,7 +47,7 @@ class HandWritten(torch.autograd.Function):
 def at_autocast_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors, cast to the dtype of the active ``torch.autocast``; unchanged if there is none.
 
-    Autocast does not look into :class:`HandWritten`, so a module casts before it calls one.
+    Autocast does not reach the backward pass of :class:`HandWritten`, so a module casts the tensors itself.
     """
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device) or tensors[0].dtype == torch.float64:

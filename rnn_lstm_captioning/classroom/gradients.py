@@ -18,7 +18,7 @@ def compute_numeric_gradient(
 ) -> Tensor:
     """The gradient of a loss by central differences, (L(x + h) - L(x - h)) / 2h for each element.
 
-    Args: f, a function of one tensor; x, a tensor of any shape (best float64); dLdf, the
+    Args: f, a function of one tensor; x, a tensor of any shape (use float64); dLdf, the
         upstream gradient, with the shape of f(x) (None: ones); h, the step.
     Returns: a tensor of x's shape and dtype.
     """

@@ -1,4 +1,5 @@
-"""A second, plain version of the cells, for autograd. It can make mistakes; the checker compares a learner's with them.
+"""A second, plain version of the cells, for autograd. It can make the known mistakes: the checker compares the results
+of a learner's functions with the results of these.
 
 One trick is enough for all mistakes of a backward pass: :func:`via` has the value of one expression and the gradient of
 another, so that autograd computes what the learner's wrong line would compute. Shapes and names are those of
@@ -223,6 +224,10 @@ for _prefix, _cell in PLAIN_CELLS.items():
     FORWARDS[f"{_prefix}_step_forward"] = ("  ".join(_arguments), " ".join(f"next_{name}" for name in _cell.state))
     FORWARDS[f"{_prefix}_forward"] = (f"x N,T,D  {_cell.image}  {_cell.weights}", "h")
 FORWARDS["temporal_softmax_loss"] = ("x N,T,V  y N,T", "loss")
+
+ORDER: list[str] = []  # of the checks: a forward before its backward, a step before its sequence
+for _forward in FORWARDS:
+    ORDER += [_forward, _forward.replace("forward", "backward")] if "forward" in _forward else [_forward]
 
 
 def sequence(cell: PlainCell, x: Tensor, image: Tensor, *weights: Tensor, wrong: tuple[str, ...] = ()) -> Tensor:

@@ -41,7 +41,7 @@ def get_args_parser() -> ArgumentParser:
         type=positive(int),
         default=5,
         metavar="N",
-        help="keep words that training captions use N times (5)",
+        help="keep words that occur at least N times in the training captions (5)",
     )
     text.add_argument(
         "--max-length", type=positive(int), default=15, metavar="N", help="cut captions after N words (15)"

@@ -4,7 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..classroom.checking import ORDER, check_file, trainable_cells, write_starter
+from ..classroom.checking import check_file, trainable_cells
+from ..classroom.plain_cells import ORDER
+from ..classroom.starter import write_starter
 from ..errors import InputError
 from .common import ArgumentParser, positive, script_for
 

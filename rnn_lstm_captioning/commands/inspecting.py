@@ -18,7 +18,7 @@ def get_args_parser() -> ArgumentParser:
     parser.add_argument("--checkpoint", nargs="+", required=True, metavar="FILE", help="several with --gradients")
     parser.add_argument("--image", metavar="PATH", help="the image to caption")
     parser.add_argument("--gradients", action="store_true", help="draw the norm of a gradient on its way back in time")
-    parser.add_argument("--top", type=positive(int), default=5, metavar="N", help="next words to show (%(default)s)")
+    parser.add_argument("--top", type=positive(int), default=5, metavar="N", help="next words per step (%(default)s)")
     parser.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="in words (%(default)s)")
     parser.add_argument(
         "--steps",

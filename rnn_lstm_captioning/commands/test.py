@@ -40,7 +40,7 @@ from .common import ArgumentParser, device, finite, non_negative, positive, scri
 
 def get_args_parser(cell: str | None = None) -> ArgumentParser:
     """The flags. Args: cell, of a script that evaluates this cell only."""
-    kind = f"{cell} checkpoint" if cell else "checkpoint"
+    kind = f"checkpoint of the {cell} captioner" if cell else "checkpoint"
     parser = ArgumentParser(description=f"Evaluate a {kind}, or caption your own images.")
     what = parser.add_argument_group("what")
     what.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="train_*.py writes it into cv/")

@@ -124,8 +124,8 @@ class CaptioningRNN(nn.Module):
         return self.dropout(self.cell(x, image))
 
     def project_features(self, features: Tensor) -> Tensor:
-        """features (N, C, grid_h, grid_w) -> what the cell reads: h0 (N, H), with "first-token" the first input (N, D),
-        or for a cell that uses the grid A (N, H, grid_h, grid_w)."""
+        """features (N, C, grid_h, grid_w) -> what the cell reads: h0 (N, H); with "first-token" the first input (N, D);
+        for a cell that uses the grid A (N, H, grid_h, grid_w)."""
         if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
             wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
@@ -196,7 +196,7 @@ class CaptioningRNN(nn.Module):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside the block, the module is in eval mode and autograd is off; then it returns to its earlier mode."""
+    """Inside the block, the module is in eval mode and autograd is off; afterwards, its mode is as before."""
     was_training = module.training
     module.eval()
     try:

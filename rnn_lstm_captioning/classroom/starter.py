@@ -1,0 +1,42 @@
+"""The starter file: all functions that the checker knows, to be filled in."""
+
+from pathlib import Path
+
+from ..errors import InputError
+from .plain_cells import FORWARDS, ORDER
+
+STARTER = '''"""My own cells. Fill in any of the functions, in numpy or torch, and run
+python -m rnn_lstm_captioning check {name}
+
+Shapes: N batch, T time steps, D word-vector size, H hidden size, V vocabulary. Weights are (in, out): x @ Wx.
+The gates lie side by side: the LSTM's in the order i, f, o, g, the GRU's in the order r, z, n. cache is whatever your
+backward needs from the forward.
+"""
+
+import numpy as np  # use either
+import torch
+
+'''
+
+
+def write_starter(path: Path) -> None:
+    """Write a file with all functions, to be filled in. Raises: InputError if it exists, or its folder does not."""
+    if path.exists():
+        raise InputError(f"{path} exists already; --new does not overwrite it")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to write {path.name} into")
+    text = STARTER.format(name=path)
+    for name in ORDER:
+        arguments, results = FORWARDS[name.replace("backward", "forward")]
+        pairs = [part.split() for part in arguments.split("  ")]
+        shapes = ", ".join(f"{argument} ({shape.replace(',', ', ')})" for argument, shape in pairs)
+        if "backward" in name:
+            taken = [f"d{result}" for result in results.split()] + ["cache"]
+            returned = ", ".join(f"d{argument}" for argument, _ in pairs)
+            doc = f"Returns: {returned}, each with the shape of the argument whose gradient it is."
+        else:
+            taken = [argument for argument, _ in pairs] + ["ignore_index=None"] * (name == "temporal_softmax_loss")
+            cache = ", cache" if "forward" in name else ""
+            doc = f"{shapes}. Returns: {', '.join(results.split())}{cache}."
+        text += f'\ndef {name}({", ".join(taken)}):\n    """{doc}"""\n    raise NotImplementedError\n\n'
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")
