@@ -83,7 +83,7 @@ def load(path: str | Path, mmap: bool = False) -> Any:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("it is compressed, or claims to hold more than it does")
+                    raise ValueError("its contents are larger than the file: it is compressed or damaged")
                 for part in archive.namelist():
                     if not mmap or part.endswith("data.pkl"):  # a memory-mapped part is too large to read here
                         _check_sum(archive, part)
@@ -95,7 +95,7 @@ def load(path: str | Path, mmap: bool = False) -> Any:
     except FileNotFoundError:
         raise
     except pickle.UnpicklingError as error:
-        raise ValueError("it is not a file of tensors and plain values, and nothing else is ever unpickled") from error
+        raise ValueError("it holds more than tensors and plain values; only these are read") from error
     except Exception as error:  # torch.load can raise almost any error
         what = str(error).split("\n")[0][:200]
         raise ValueError(f"it is damaged, or of another kind ({type(error).__name__}: {what})") from error

@@ -155,13 +155,13 @@ def test_wrong_input_is_refused_and_leaves_no_files(photos, monkeypatch):
 
     fails("--images .*nowhere: there is no such folder", "--images", photos / "nowhere")
     fails("--captions .*none.txt: there is no such file", "--captions", photos / "none.txt")
-    fails("--train-list and --val-list go together", "--train-list", photos / "captions.txt")
+    fails("give both --train-list and --val-list", "--train-list", photos / "captions.txt")
     fails("--val-fraction must lie between 0 and 1", "--val-fraction", "1.5")
     fails("--size must be at least 32", "--size", "8")
     fails("at most 1024", "--size", "100000")
     fails("--val-images needs --val-captions", "--val-images", photos / "photos")
     both = ["--val-captions", photos / "captions.txt", "--val-fraction", "0.5"]
-    fails("--val-captions and --val-fraction exclude each other", *both)
+    fails("use only one of --val-captions and --val-fraction", *both)
     (photos / "bad.json").write_text("{")
     fails("is neither a COCO nor a Karpathy captions JSON", "--captions", photos / "bad.json")
     (photos / "bad.csv").write_text("name;text\n")
@@ -195,7 +195,7 @@ def test_a_build_leaves_no_parts_behind_whatever_its_name(photos):
 
 def test_the_captions_file_is_not_overwritten(photos):
     before = (photos / "captions.txt").read_bytes()
-    with pytest.raises(InputError, match="--out .*captions.txt is the file of captions itself"):
+    with pytest.raises(InputError, match="--out .*captions.txt would overwrite the captions"):
         build(photos, "--out", photos / "captions.txt")
     assert (photos / "captions.txt").read_bytes() == before
 

@@ -13,6 +13,8 @@ from torch import nn
 
 import rnn_lstm_captioning.cells as cells
 from rnn_lstm_captioning.classroom.gradients import compute_numeric_gradient, rel_error
+from rnn_lstm_captioning.classroom.plain_cells import FORWARDS
+from rnn_lstm_captioning.classroom.plain_cells import forward as plain_forward
 
 sizes = st.integers(1, 5)
 dims = st.tuples(sizes, sizes, sizes, sizes, sizes, sizes)  # N, T, D, H, grid_h, grid_w
@@ -178,6 +180,17 @@ def copy_weights(theirs, Wx, Wh, b):
         theirs.bias_ih_l0.copy_(b), theirs.bias_hh_l0.zero_()
 
 
+@pytest.mark.parametrize("name", [name for name in FORWARDS if "forward" in name])
+@given(dims=dims)
+@settings(max_examples=10)
+def test_the_forward_equals_the_plain_one(name, dims):
+    """The plain cells of the checker are written independently, with autograd only."""
+    arguments = function_arguments(name, dims)
+    *results, _ = getattr(cells, name)(**arguments)
+    for found, right in zip(results, plain_forward(name, arguments)):
+        torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+
+
 # --------------------------------------------------------------------------------------- modules
 
 
@@ -245,8 +258,9 @@ def test_modules_have_the_expected_shapes_and_initial_weights(cell):
     for name, weight in weights.items():
         assert weight.shape == (D if name == "Wx" else H, columns)
         assert abs(weight.std().item() * len(weight) ** 0.5 - 1) < 0.02, name
-    ones = slice(H, 2 * H) if cell in ("lstm", "attention") else slice(0, 0)  # the forget gate's biases
-    assert (module.b[ones] == 1).all() and module.b.sum() == len(module.b[ones])
+    assert set(module.b.tolist()) <= {0.0, 1.0}
+    if cell in ("lstm", "attention"):  # the forget gate's biases are one
+        assert module.b.view(4, H).sum(1).tolist() == [0, H, 0, 0]
     blocks = {"rnn": 1, "lstm": 4, "gru": 3, "attention": 4}
     assert columns == blocks.get(cell, columns // H) * H
 

@@ -1,6 +1,7 @@
 """The checker finds and names planted mistakes, and reports none in right solutions."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,8 @@ def report_on(text, folder):
 def test_right_solutions_raise_no_false_alarm(style, tmp_path):
     found = report_on((LEARNERS / f"{style}.py").read_text(), tmp_path)
     assert set(found.values()) == {("right", "")}
-    assert set(ORDER) - set(found) <= {"attention_step_backward"}
+    if style == "in_numpy":  # the other file may leave functions out
+        assert set(ORDER) - set(found) <= {"attention_step_backward"}
 
 
 def test_our_own_cells_are_right(tmp_path):
@@ -184,7 +186,7 @@ def test_two_mistakes_at_once_are_both_named(function, changes, diagnoses, tmp_p
 
 def test_a_sequence_is_not_blamed_for_its_step(tmp_path):
     found = report_on(within("lstm_step_forward", ("np.tanh(next_c)", "np.tanh(next_c) + 1e-3")), tmp_path)
-    assert "no known mistake explains it" in found["lstm_step_forward"][1]
+    assert "neither one nor two of the known mistakes explain it" in found["lstm_step_forward"][1]
     assert found["lstm_forward"][1].endswith("correct your lstm_step_forward first")
 
 
@@ -301,13 +303,14 @@ def test_the_command_reports_by_exit_code_and_keeps_its_time_limit(tmp_path):
     endless = run(mine, "--timeout", "8")
     assert endless.returncode == 1
     assert "rnn_backward               WRONG: it did not finish within 8 seconds" in endless.stdout
-    assert "17 right, 1 wrong" in endless.stdout  # the other functions are checked nevertheless
+    number = len(re.findall(rf"^def ({'|'.join(ORDER)})\(", RIGHT, re.MULTILINE))
+    assert f"{number - 1} right, 1 wrong" in endless.stdout  # the other functions are checked nevertheless
     mine.write_text(
         RIGHT.replace("def rnn_forward(x, h0, Wx, Wh, b):", "def rnn_forward(x, h0, Wx, Wh, b):\n    exit(3)")
     )
     ended = run(mine, "--need", "lstm_step_forward")
     assert ended.returncode == 1 and "it ended the whole process (exit code 3)" in ended.stdout
-    assert "16 right, 1 wrong, 1 not checked" in ended.stdout
+    assert f"{number - 2} right, 1 wrong, 1 not checked" in ended.stdout
     mine.write_text(loss_of(EECS))
     assert run(mine, "--need", "temporal_softmax_loss").returncode == 0
     needed = run(mine, "--need", "temporal_softmax_loss", "rnn_step_forward")

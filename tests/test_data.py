@@ -96,7 +96,10 @@ FAULTS = [
         damaged(val_image_index=torch.zeros(2, dtype=torch.int64)),
         r"val_image_index is not an int64 tensor of shape \(3,\)",
     ),
-    (damaged(val_image_index=torch.tensor([0, 1, 3])), "val_image_index runs from 0 to 3, for 3 images"),
+    (
+        damaged(val_image_index=torch.tensor([0, 1, 3])),
+        "val_image_index has values from 0 to 3, but there are 3 images",
+    ),
     (damaged(val_references=[["a"]]), "val_references is not a list with one entry for each of the 3 images"),
     (damaged(vocab=None), "vocab is missing"),
     (damaged_vocabulary(idx_to_token=None), r"vocab\['idx_to_token'\] is missing"),

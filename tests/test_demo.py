@@ -257,7 +257,7 @@ def test_fifty_visitors_at_once_all_get_their_captions(site, tmp_path, captioner
     together = threading.Barrier(50)
 
     def visit(path):
-        visitor = gradio_client.Client(site[0], verbose=False)
+        visitor = gradio_client.Client(site[0], verbose=False, download_files=False)
         together.wait(timeout=120)
         answer = visitor.predict(gradio_client.handle_file(path), 3, 0, api_name="/caption")
         return [html.unescape(text) for text in re.findall("<b>(.*?)</b>", str(answer))]
@@ -335,9 +335,9 @@ def test_wrong_arguments_are_refused(trained_cells, tmp_path, monkeypatch, capsy
         demo.main(["--checkpoint", str(tmp_path / "missing.pt")])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"can't be at 127.0.0.1, port {port}: Address already in use"):
+        with pytest.raises(InputError, match=f"can't use 127.0.0.1, port {port}: Address already in use"):
             demo.main([*checkpoint, "--port", str(port)])
-    with pytest.raises(InputError, match="can't be at no.such.host.invalid, port any: "):
+    with pytest.raises(InputError, match="can't use no.such.host.invalid, port any: "):
         demo.main([*checkpoint, "--host", "no.such.host.invalid"])
     with pytest.raises(SystemExit):
         demo.main([*checkpoint, "--port", "80000"])

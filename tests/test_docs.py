@@ -93,7 +93,8 @@ def test_the_python_example_in_the_readme_runs(trained_cells, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
-def test_the_python_examples_in_the_pages_run(page, monkeypatch):
+def test_the_python_examples_in_the_pages_run(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT)
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         if "import " in block:  # the others are excerpts

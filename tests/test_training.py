@@ -75,7 +75,7 @@ def test_the_warm_up_can_be_turned_off_or_made_longer():
         ({"learning_rate": float("nan")}, "learning_rate is nan, wanted above 0"),
         ({"batching": "any"}, "batching is 'any', wanted one of padded, length"),
         ({"warmup": 1.0}, r"warmup is 1.0, wanted in \[0, 1\)"),
-        ({"self_critical": True, "batching": "length"}, "which --batching length separates"),
+        ({"self_critical": True, "batching": "length"}, "it can't be used with --batching length"),
     ],
 )
 def test_unusable_settings_are_refused(values, message):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .gradients import compute_numeric_gradient
-from .mistakes import MISTAKES, RARE
+from .mistakes import GATES, MISTAKES, RARE
 from .plain_cells import FORWARDS, backward, forward
 
 SIZES = [dict(N=3, T=4, D=5, H=7, grid_h=2, grid_w=4, V=9), dict(N=1, T=2, D=3, H=2, grid_h=3, grid_w=1, V=6)]
@@ -102,7 +102,7 @@ def check_autograd(name: str, function: Callable) -> None:
     wanted = backward(name, exact(arguments), (upstream.double(),))
     for key, gradient, right in zip(leaves, found, wanted):
         if gradient is None or not close(gradient, right):
-            raise Mistake(f"autograd finds a wrong gradient d{key} through it: is a tensor detached or copied?")
+            raise Mistake(f"with autograd, its gradient d{key} is wrong: is a tensor detached or copied?")
 
 
 def check_backward(
@@ -224,7 +224,9 @@ def compare(
         a, b = next((a, b) for name, a, b in zip(names, found, wanted) if name == bad[0])
         off = "is not finite" if not a.isfinite().all() else f"is off by up to {(a - b).abs().max():.2g}"
         others = f" ({', '.join(bad[1:])} too)" if bad[1:] else ""
-        known = diagnose(found, wanted, compute, first) or hint(names, found, wanted)
+        known = diagnose(found, wanted, compute, first)
+        if compute is not None:  # otherwise no mistake was tried
+            known = known or hint(names, found, wanted)
         raise Mistake(f"{bad[0]} {off}{of} (the right values reach {b.abs().max():.2g}){others}{known}")
 
 
@@ -255,17 +257,20 @@ def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
 
 
 def hint(names: list[str], found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
-    """Where to look for an unknown mistake: the gates whose quarter of db is wrong are closest to it."""
+    """Where to look for an unknown mistake: the gates whose part of db is wrong are closest to it."""
     pairs = {name: (a, b) for name, a, b in zip(names, found, wanted)}
-    text = ": no known mistake explains it, and no two known mistakes"
+    text = ": neither one nor two of the known mistakes explain it"
     if "db" not in pairs:
         return text
     if close(*pairs["dx"]):
         return text + "; da is right, look at the lines that use it"
-    if pairs["dWh"][1].shape[1] != 4 * pairs["dWh"][1].shape[0]:
+    gates = next(
+        (g.lower() for g in GATES.values() if len(g) * pairs["dWh"][1].shape[0] == pairs["dWh"][1].shape[1]), ""
+    )
+    if not gates:
         return text
-    quarters = zip("ifog", pairs["db"][0].chunk(4), pairs["db"][1].chunk(4))
-    wrong = [gate for gate, a, b in quarters if not close(a, b)]
+    parts = zip(gates, *(gradient.chunk(len(gates)) for gradient in pairs["db"]))
+    wrong = [gate for gate, a, b in parts if not close(a, b)]
     return text + (f"; look at da of {', '.join(wrong)}" if wrong else "; da is right, look at the lines that use it")
 
 

@@ -5,10 +5,11 @@ The functions of ``plain_cells`` make a mistake if its name is in their argument
 
 from itertools import permutations
 
-LSTM_GATES, GRU_GATES = "ifog", "rzn"
+# the gates of each cell in their order; a capital letter has a tanh, the others have a sigmoid
+GATES = {"lstm": "ifoG", "gru": "rzN"}
 ORDERS = {  # the gates in a wrong order: name -> (order, right order)
     f"order {''.join(order)}": (order, gates)
-    for gates in (LSTM_GATES, GRU_GATES)
+    for gates in map(str.lower, GATES.values())
     for order in permutations(gates)
     if "".join(order) != gates
 }
@@ -17,7 +18,7 @@ MISTAKES = {
     # the checker names the first one that explains the results: backward passes first, then sequences, then forwards
     # backward
     "tanh' forgotten": "the derivative of tanh is missing: da = dh * (1 - h^2)",
-    "tanh' twice": "the derivative of tanh uses the wrong value: it is 1 - h^2, and h is tanh(a) already",
+    "tanh' twice": "the derivative of tanh uses the wrong value: it is 1 - h^2, and h already is tanh(a)",
     "tanh' of a": "the derivative of tanh uses the wrong value: 1 - a^2 instead of 1 - tanh(a)^2",
     "tanh' of before": "the derivative of tanh uses the wrong value: the state before the step",
     "tanh' no square": "the square is missing in tanh's derivative, 1 - h^2",
@@ -53,7 +54,7 @@ MISTAKES = {
     "du_n without r": "the reset gate is missing in du_n: du_n = da_n * r, for dWh and dprev_h",
     "dWh by da": "dWh uses da_n; it needs du_n = da_n * r, because r multiplies h Wh",
     "dz sign": "dz has the wrong sign: dz = dh * (prev_h - n)",
-    "dz half": "a part of dz is missing: dz = dh * (prev_h - n), for both places where z stands",
+    "dz half": "a part of dz is missing: dz = dh * (prev_h - n), because z occurs twice",
     "dn by z": "dn uses z; it needs 1 - z: dn = dh * (1 - z)",
     "r path": "the path through the reset gate is missing: dr = da_n * u_n",
     "n' forgotten": "the derivative of n's tanh is missing: 1 - n^2",
@@ -99,7 +100,7 @@ MISTAKES = {
     # attention
     "no scale": "the scores are not divided by sqrt(H)",
     "scale H": "the scores are divided by H instead of sqrt(H)",
-    "scale G": "the scores are divided by the wrong square root: it is sqrt(H), the size of a region, not of the grid",
+    "scale G": "the scores are divided by the wrong square root: it is sqrt(H), H the hidden size",
     "scale up": "the scores are multiplied by sqrt(H) instead of divided",
     "softmax axis": "the softmax runs over the wrong axis: it is over the grid of each image",
     "uniform": "the weights are not used: attn is the plain mean of the regions",
@@ -114,7 +115,7 @@ MISTAKES = {
     "negative": "the sign is wrong: the loss is minus the logarithm",
     "probability": "the logarithm is missing",
 }
-for _gate in "iforz":
+for _gate in sorted({gate for gates in GATES.values() for gate in gates if gate.islower()}):
     MISTAKES[f"{_gate}' forgotten"] = f"the derivative of the sigmoid is missing on {_gate}: {_gate} * (1 - {_gate})"
     MISTAKES[f"{_gate}' half"] = f"the derivative of the sigmoid is {_gate} * (1 - {_gate}), not {_gate} alone"
 for _name, (_order, _gates) in ORDERS.items():

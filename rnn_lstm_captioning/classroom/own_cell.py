@@ -97,7 +97,7 @@ def _functions(file, cell):
     missing = [names[0]] if forward is None else []
     missing += [names[1]] if backward is None and (forward is None or kind_of(forward) == "numpy") else []
     if missing:
-        raise InputError(f"{file} lacks {' and '.join(missing)}, needed to train the {cell.name} with it")
+        raise InputError(f"{file} must define {' and '.join(missing)} to train the {cell.name}")
     return forward, backward
 
 
@@ -108,7 +108,7 @@ def _function(module, name):
 
 def _import(file):
     if not file.is_file():
-        raise InputError(f"--cell {file}: there is no such file, and no cell of that name: {', '.join(CELLS)}")
+        raise InputError(f"--cell {file}: this is neither a file nor a cell; the cells are {', '.join(CELLS)}")
     return _import_once(file, file.stat().st_mtime_ns)
 
 

@@ -224,7 +224,7 @@ def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examp
                     type="index", label="Examples", samples_per_page=8,
                 )  # fmt: skip
                 with gr.Accordion("Beam width and temperature", open=False):
-                    beam = gr.Slider(1, 10, 5, step=1, label="Beam width", info="Beginnings followed at the same time.")
+                    beam = gr.Slider(1, 10, 5, step=1, label="Beam width", info="Partial captions kept at every step.")
                     temperature = gr.Slider(
                         0, 2, 0, step=0.1, label="Temperature",
                         info="0: the most probable caption; above 0: words drawn at random, without a beam.",

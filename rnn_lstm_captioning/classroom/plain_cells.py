@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .mistakes import GRU_GATES, LSTM_GATES, ORDERS
+from .mistakes import GATES, ORDERS
 
 
 def pick(wrong, choices, right):
@@ -47,7 +47,7 @@ def total(pairs, b, wrong, after=None):
 
 def gate_parts(a, gates, wrong):
     """Split a into its gates: gate -> (N, H), in the order that the mistakes choose."""
-    gates = "".join(gates)
+    gates = gates.lower()
     orders = {name: order for name, (order, right) in ORDERS.items() if right == gates}
     order = pick(wrong, {f"da {name}": order for name, order in orders.items()}, None)
     if order:
@@ -83,7 +83,7 @@ def lstm_step(x, h, c, Wx, Wh, b, attn=None, Wattn=None, wrong=()):
         pairs[1:] = [("h", h, weights[0]), ("attn", attn, weights[1])]
     after = lstm_step(x, h, c, Wx, Wh, b, attn, Wattn)[0] if "dWh of next" in wrong else None
     a = total(pairs, b, wrong, after)
-    parts = gate_parts(a, LSTM_GATES, wrong)
+    parts = gate_parts(a, GATES["lstm"], wrong)
     i, f, o = (sigmoid_gate(gate, parts[gate], "gates raw" in wrong, wrong) for gate in "ifo")
     g = pick(wrong, {"g sigmoid": torch.sigmoid, "g raw": lambda a: a}, torch.tanh)(parts["g"])
     if "g' as sigmoid" in wrong:
@@ -114,8 +114,8 @@ def lstm_step(x, h, c, Wx, Wh, b, attn=None, Wattn=None, wrong=()):
 
 def gru_step(x, h, Wx, Wh, b, wrong=()):
     after = gru_step(x, h, Wx, Wh, b)[0] if "dWh of next" in wrong else None
-    parts = gate_parts(total([("x", x, Wx)], b, wrong), GRU_GATES, wrong)  # p
-    u = gate_parts(total([("h", h, Wh)], torch.zeros_like(b), wrong, after), GRU_GATES, wrong)
+    parts = gate_parts(total([("x", x, Wx)], b, wrong), GATES["gru"], wrong)  # p
+    u = gate_parts(total([("h", h, Wh)], torch.zeros_like(b), wrong, after), GATES["gru"], wrong)
     r, z = (sigmoid_gate(gate, parts[gate] + u[gate], "rz raw" in wrong, wrong) for gate in "rz")
     u_n, asked = u["n"], r.detach() if "r path" in wrong else r
     if "r before" in wrong:

@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
+from ..cells import CELLS
 from ..errors import InputError
+from .mistakes import GATES
 from .plain_cells import FORWARDS, ORDER
 
 STARTER = '''"""My own cells. Fill in any of the functions, in numpy or torch, and run
 python -m rnn_lstm_captioning check {name}
 
 Shapes: N batch, T time steps, D word-vector size, H hidden size, V vocabulary. Weights are (in, out): x @ Wx.
-The gates lie side by side: the LSTM's in the order i, f, o, g, the GRU's in the order r, z, n. cache is whatever your
-backward needs from the forward.
+The gates are side by side, in these orders: {gates}. cache is whatever your backward needs from
+the forward.
 """
 
-import numpy as np  # use either
+import numpy as np  # use numpy or torch
 import torch
 
 '''
@@ -25,7 +27,8 @@ def write_starter(path: Path) -> None:
         raise InputError(f"{path} exists already; --new does not overwrite it")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} into")
-    text = STARTER.format(name=path)
+    orders = (f"{CELLS[cell].title} {', '.join(gates.lower())}" for cell, gates in GATES.items())
+    text = STARTER.format(name=path, gates="; ".join(orders))
     for name in ORDER:
         arguments, results = FORWARDS[name.replace("backward", "forward")]
         pairs = [part.split() for part in arguments.split("  ")]
@@ -33,7 +36,7 @@ def write_starter(path: Path) -> None:
         if "backward" in name:
             taken = [f"d{result}" for result in results.split()] + ["cache"]
             returned = ", ".join(f"d{argument}" for argument, _ in pairs)
-            doc = f"Returns: {returned}, each with the shape of the argument whose gradient it is."
+            doc = f"Returns: {returned}, each has the shape of its argument."
         else:
             taken = [argument for argument, _ in pairs] + ["ignore_index=None"] * (name == "temporal_softmax_loss")
             cache = ", cache" if "forward" in name else ""

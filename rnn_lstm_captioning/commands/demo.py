@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         socket.create_server((args.host, args.port or 0)).close()
     except OSError as error:
-        raise InputError(f"the page can't be at {args.host}, port {args.port or 'any'}: {error.strerror}") from error
+        raise InputError(f"the page can't use {args.host}, port {args.port or 'any'}: {error.strerror}") from error
     captioners = [load_captioner(path, args.device) for path in args.checkpoint]
     titles = [f"## {c.model.cell.title}\n`{path}`" for c, path in zip(captioners, args.checkpoint)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end normally, so that the temporary folder is deleted

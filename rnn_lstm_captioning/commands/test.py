@@ -191,7 +191,7 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
         assert pairs.features is not None
         captions = captioner.caption_features(pairs.features, decoding, batch_size=args.batch_size, generator=generator)
         right = sum(caption.words in map(tokenize, texts) for caption, texts in zip(captions, references))
-        print(f"{args.split}: {right / len(captions):.1%} of the captions are word for word one of their references")
+        print(f"{args.split}: {right / len(captions):.1%} of the captions are identical to one of their references")
         if metrics:
             scores, per_image = score_captions([caption.text for caption in captions], references)
             rows = {"the model": scores}
@@ -265,7 +265,7 @@ def baselines(
     rows["the nearest training image's caption"] = score_captions(near, references)[0]
     human, others = human_against_others(references)
     if len(human) > 1:
-        rows["a human's caption, against the others'"] = score_captions(human, others)[0]
+        rows["one human caption against the others"] = score_captions(human, others)[0]
     return rows
 
 

@@ -25,7 +25,7 @@ from ..training.self_critical import SelfCritical
 from ..training.settings import DataSettings, TrainingSettings
 from ..training.trainer import Objective, Trainer, caption_loss
 from .common import say, script_for
-from .train_flags import OwnCell, choose_cell, get_args_parser, model_settings_from, run_settings, settings_from
+from .train_flags import ChosenCell, choose_cell, get_args_parser, model_settings_from, run_settings, settings_from
 
 
 def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> None:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         train(args, chosen, used_device)
 
 
-def train(args: Namespace, chosen: OwnCell, used_device: str) -> None:
+def train(args: Namespace, chosen: ChosenCell, used_device: str) -> None:
     """Train a captioner in this process, one of those that train together."""
     torch.manual_seed(args.seed)
     out = args.out / "dry-run" if args.dry_run else args.out
@@ -59,7 +59,7 @@ def train(args: Namespace, chosen: OwnCell, used_device: str) -> None:
         check_settings(start.checkpoint, start.path, asdict(model_settings) | folder.settings, stored_size)
         before = start.checkpoint.settings.get("epochs", settings.training.epochs)
         if before != settings.training.epochs:
-            say(f"--epochs was {before}, now {settings.training.epochs}: the learning rate's schedule is stretched")
+            say(f"--epochs was {before}, is {settings.training.epochs}: the learning rate's schedule covers them all")
     if chosen.file:
         use_functions_in(chosen.file, captioner, args.unchecked)
     feature_pass = FeaturePass(
@@ -79,7 +79,7 @@ def train(args: Namespace, chosen: OwnCell, used_device: str) -> None:
     else:
         renamed = folder.keep_earlier_run()
         if renamed:
-            say(f"the files of an earlier run are now {renamed} (--resume would have continued it)")
+            say(f"the files of an earlier run were renamed to {renamed}; use --resume to continue a run")
     run(trainer, folder)
 
 
@@ -143,7 +143,7 @@ def choose_data(args: Namespace) -> CaptionData:
     if args.download and args.data:
         raise InputError(f"--download fetches {COCO_PATH} and trains on it; leave out --data {args.data}")
     if args.download and distributed.world_size() > 1:
-        raise InputError("--download is for one process: run the script once without torchrun, perhaps as --dry-run")
+        raise InputError("--download needs a single process: run it first without torchrun, for example with --dry-run")
     if args.download:
         with tqdm(total=COCO_BYTES, unit="B", unit_scale=True, desc="coco.pt", disable=args.quiet) as bar:
             download(progress=bar.update)
@@ -189,7 +189,7 @@ def use_functions_in(file: Path, captioner: CaptioningRNN, unchecked: bool) -> N
     if not unchecked:
         distributed.from_rank_0(lambda: check_own_cell(file, captioner.cell_type))
     use_own_cell(captioner, file)
-    say(f"cell: the functions in {file}, {'not checked' if unchecked else 'right by the checker'}")
+    say(f"cell: the functions in {file}, {'not checked' if unchecked else 'checked and right'}")
 
 
 def make_objective(settings: TrainingSettings, train: Pairs, data: CaptionData) -> Objective:
@@ -198,7 +198,7 @@ def make_objective(settings: TrainingSettings, train: Pairs, data: CaptionData) 
         return caption_loss
     references = references_of(data.splits["train"], data)
     if not can_score(references):
-        raise InputError(f"{data.source} has training images without a caption with which samples can be compared")
+        raise InputError(f"{data.source} has training images without a caption to compare samples with")
     if train.image_index.bincount().max() < 2:
-        raise InputError(f"--self-critical samples as many captions as an image has, and {data.source} has one of each")
+        raise InputError(f"--self-critical needs at least two captions for some image; {data.source} has one for each")
     return SelfCritical(references, max_length=train.captions.shape[1] - 1)

@@ -129,29 +129,29 @@ def get_args_parser(cell: str | None = None) -> ArgumentParser:
     return parser
 
 
-class OwnCell(NamedTuple):
+class ChosenCell(NamedTuple):
     """The cell to train, and the learner's file with its functions, if there is one."""
 
     name: str
     file: Path | None
 
 
-def choose_cell(text: str | None, cell: str | None) -> OwnCell:
+def choose_cell(text: str | None, cell: str | None) -> ChosenCell:
     """What --cell names, in a script for one cell or in the command train."""
     if text is None:
-        return OwnCell(cell or "lstm", None)
+        return ChosenCell(cell or "lstm", None)
     if text in CELLS:
         if cell not in (None, text):
             raise InputError(f"this script trains the {cell}; use {script_for('train', text)}")
-        return OwnCell(text, None)
+        return ChosenCell(text, None)
     from ..classroom.own_cell import find_cell  # imported here: few runs need the checker
 
     file, _, name = text.rpartition(":")
     if file and name in CELLS:
         if cell not in (None, name):
             raise InputError(f"this script trains the {cell}; use {script_for('train', name, Path(file))}")
-        return OwnCell(name, Path(file))
-    return OwnCell(cell or find_cell(Path(text)), Path(text))
+        return ChosenCell(name, Path(file))
+    return ChosenCell(cell or find_cell(Path(text)), Path(text))
 
 
 class Settings(NamedTuple):
@@ -207,7 +207,7 @@ def model_settings_from(args: Namespace, cell: str, stored_size: int) -> ModelSe
     )
 
 
-def run_settings(settings: Settings, chosen: OwnCell) -> dict:
+def run_settings(settings: Settings, chosen: ChosenCell) -> dict:
     """The settings of a run as plain values, for its checkpoints."""
     own = {"own_cell": str(chosen.file)} if chosen.file else {}
     return asdict(settings.data) | asdict(settings.training) | own

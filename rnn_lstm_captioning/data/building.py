@@ -54,19 +54,19 @@ class BuildSettings:
                 raise InputError(f"{flag} {folder}: there is no such folder")
         lists = self.split_lists or {}
         if lists and not {"train", "val"} <= lists.keys():
-            raise InputError("--train-list and --val-list go together; give both, or --val-fraction")
+            raise InputError("give both --train-list and --val-list, or use --val-fraction")
         if self.val_images and not self.val_captions:
             raise InputError("--val-images needs --val-captions")
         ways = {"lists": lists or None, "--val-captions": self.val_captions, "--val-fraction": self.val_fraction}
         given = [name for name, value in ways.items() if value is not None]
         if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} exclude each other: both choose the validation images")
+            raise InputError(f"use only one of {' and '.join(given)}: each chooses the validation images")
         if not 32 <= self.stored_size <= 1024:
             raise InputError("--size must be at least 32 and at most 1024")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise InputError("--val-fraction must lie between 0 and 1")
         if self.out.resolve() in {path.resolve() for path in (self.captions, self.val_captions) if path}:
-            raise InputError(f"--out {self.out} is the file of captions itself; name another file")
+            raise InputError(f"--out {self.out} would overwrite the captions; choose another name")
 
 
 class Source(NamedTuple):

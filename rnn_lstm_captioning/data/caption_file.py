@@ -79,7 +79,9 @@ def load_captions(source: str | Path) -> CaptionData:
         return check_captions(scenes, "scenes", hashlib.sha256(scenes["train_images"].numpy()).hexdigest())
     path = Path(source)
     if not path.exists():
-        raise InputError(f"{path}: there is no such caption file; --data FILE names another, --data scenes needs none")
+        raise InputError(
+            f"{path}: there is no such caption file; name another file with --data FILE, or use --data scenes"
+        )
     try:
         data = load(path, mmap=True)
     except (OSError, ValueError) as error:
@@ -182,7 +184,10 @@ def _check_image_index(index, name, num_images, num_captions, demand):
         f"{name}_image_index is not an int64 tensor of shape ({num_captions},)",
     )
     low, high = index.min().item(), index.max().item()
-    demand(low >= 0 and high < num_images, f"{name}_image_index runs from {low} to {high}, for {num_images} images")
+    demand(
+        low >= 0 and high < num_images,
+        f"{name}_image_index has values from {low} to {high}, but there are {num_images} images",
+    )
     return index
 
 

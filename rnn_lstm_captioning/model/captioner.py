@@ -72,7 +72,9 @@ class CaptioningRNN(nn.Module):
         if min(wordvec_dim, hidden_dim) < 1:
             raise InputError(f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}, wanted at least 1")
         if CELLS[cell_type].uses_grid and (image_input, image_norm) != ("h0", "none"):
-            raise InputError(f"{cell_type} reads the grid at every step: it has no image_input and no image_norm")
+            raise InputError(
+                f"{cell_type} reads the grid at every step: image_input must be h0 and image_norm must be none"
+            )
         self.idx_to_word = sorted(word_to_idx, key=lambda word: word_to_idx[word])
         if self.idx_to_word[:4] != SPECIAL_TOKENS or sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
             raise InputError(f"word_to_idx must map {' '.join(SPECIAL_TOKENS)} to 0..3 and its V words onto 0..V-1")

@@ -69,7 +69,7 @@ class Decoding:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}, wanted in (0, 1]")
         if self.samples and self.beam > 1:
-            raise InputError("beam searches for probable captions, temperature, top_k and top_p draw them: use one")
+            raise InputError("beam can't be combined with temperature, top_k or top_p: choose beam search or sampling")
 
     @property
     def samples(self) -> bool:

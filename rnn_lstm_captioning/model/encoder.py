@@ -153,7 +153,7 @@ def _load_weights(network, name, state, source):
     )
     if differing:
         raise InputError(
-            f"{source} does not fit --encoder {name}: {len(differing)} of its tensors differ, "
-            f"the first is {differing[0]}"
+            f"{source} does not fit --encoder {name}: {len(differing)} tensors are missing, "
+            f"not needed or of another shape, such as {differing[0]}"
         )
     network.load_state_dict(state, strict=False)  # only num_batches_tracked is missing, as checked above

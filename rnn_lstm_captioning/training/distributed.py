@@ -32,7 +32,7 @@ def process_group(device: str) -> Iterator[str]:
     if device.startswith("cuda"):
         local_rank = int(os.environ["LOCAL_RANK"])
         if local_rank >= torch.cuda.device_count():
-            raise InputError(f"this machine has {torch.cuda.device_count()} GPUs: --nproc-per-node can't be more")
+            raise InputError(f"--nproc-per-node must be at most {torch.cuda.device_count()}, the number of GPUs")
         device, backend = f"cuda:{local_rank}", "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
     dist.init_process_group(backend, timeout=timedelta(minutes=10))

@@ -218,6 +218,6 @@ def _fill(
         padded = torch.cat([mine, mine.new_zeros(batch_size - len(mine), *mine.shape[1:])])
         gathered = distributed.all_gather_rows(padded)[: len(images) - start]
         if not gathered.isfinite().all():
-            raise InputError("the encoder gives features beyond 65504, which 16 bits can't hold")
+            raise InputError("the encoder gives features above 65504, the largest number in float16")
         if features is not None:
             features[start : start + len(gathered)] = gathered.numpy()

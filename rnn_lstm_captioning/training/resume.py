@@ -27,8 +27,8 @@ def check_settings(checkpoint: Checkpoint, path: Path, settings: dict, stored_si
         if name not in FREE_TO_CHANGE and before != value:
             flag = "--" + name.replace("_", "-")
             raise InputError(
-                f"{path} was trained with {flag} {before}, not {value}; leave it as it was to resume, "
-                f"or begin another run from it: --init {path}"
+                f"{path} was trained with {flag} {before}, not {value}: to resume, use {flag} {before}; "
+                f"to begin a new run with its weights, use --init {path}"
             )
 
 

@@ -52,4 +52,7 @@ class TrainingSettings:
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup is {self.warmup}, wanted in [0, 1)")
         if self.self_critical and self.batching == "length":
-            raise InputError("self-critical training compares captions of one image, which --batching length separates")
+            raise InputError(
+                "self-critical training needs the captions of an image in one batch: "
+                "it can't be used with --batching length"
+            )
