@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..cells import CELLS, RecurrentCell
 from ..cells.autograd import HandWritten
-from ..errors import InputError
+from ..errors import InputError, RunFailed
 from ..model.captioner import CaptioningRNN
 from .checking import check_file, describe, is_unwritten, load_file
 from .comparing import kind_of, to_kind
@@ -35,12 +35,17 @@ def find_cell(file: Path) -> str:
 
 def check_own_cell(file: Path, cell: str, timeout: float = 60) -> None:
     """Check the functions that :func:`use_own_cell` will call. Raises: InputError with the checker's sentence."""
-    forward, backward = _functions(file, CELLS[cell])
-    names = [function.__name__ for function in (forward, backward) if function]
-    through_autograd = "" if backward else names[0]
-    for name, outcome, message in check_file(file, timeout, names, through_autograd):
+    prefix = CELLS[cell].prefix
+    _, backward = _functions(file, CELLS[cell])
+    names = [f"{prefix}_forward"] + ([f"{prefix}_backward"] if backward else [])
+    outcomes = {}
+    for name, outcome, message in check_file(file, timeout, names, "" if backward else names[0]):
+        outcomes[name] = outcome
         if outcome != "right":
             raise InputError(f"{file}: {name}: {message or 'is not written yet'}; --unchecked trains with it anyway")
+    unchecked = [name for name in names if name not in outcomes]
+    if unchecked:
+        raise InputError(f"{file}: {', '.join(unchecked)} could not be checked; --unchecked trains with it anyway")
 
 
 def use_own_cell(captioner: CaptioningRNN, file: Path) -> None:
@@ -50,30 +55,51 @@ def use_own_cell(captioner: CaptioningRNN, file: Path) -> None:
     Raises: InputError that names the missing functions.
     """
     cell_class = CELLS[captioner.cell_type]
-    passes = _functions(file, cell_class)
+    with_functions: Any = _with_functions(cell_class, file, *_functions(file, cell_class))
     with torch.random.fork_rng():  # the run draws the same random numbers as with our cell
-        cell = _with_functions(cell_class, *passes)(captioner.wordvec_dim, captioner.hidden_dim)
+        cell = with_functions(captioner.wordvec_dim, captioner.hidden_dim)
     cell.load_state_dict(captioner.cell.state_dict())
     captioner.cell = cell.to(captioner.feature_mean.device)
 
 
-def _with_functions(cell_class: type[RecurrentCell], forward: Callable, backward: Callable | None) -> type:
+def _with_functions(
+    cell_class: type[RecurrentCell], file: Path, forward: Callable, backward: Callable | None
+) -> type[RecurrentCell]:
     kind = kind_of(forward)
 
+    def call(function: Callable, *arguments: Any) -> Any:
+        try:
+            with torch.enable_grad():  # a backward may use autograd, too
+                return function(*arguments)
+        except Exception as error:  # whatever the learner's code raises
+            raise RunFailed(f"{file}: {function.__name__} raised {describe(error, file)}") from error
+
+    def as_tensor(value: Any, shape: torch.Size, name: str) -> Tensor:
+        found = getattr(value, "shape", None)
+        if found is None or tuple(found) != tuple(shape):
+            wrong = f"shape {tuple(found)}" if found is not None else f"type {type(value).__name__}"
+            raise RunFailed(f"{file}: {name} has {wrong}, wanted shape {tuple(shape)}")
+        return torch.as_tensor(value)
+
     def forward_pass(*tensors: Tensor) -> tuple[Tensor, Any]:
-        with torch.enable_grad():  # the learner's backward may use autograd
-            returned = forward(*[to_kind(tensor.detach().cpu(), kind) for tensor in tensors])
-        h, cache = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (returned, None)
-        return torch.as_tensor(h).detach().to(tensors[0]), (cache, tensors)
+        x, image = tensors[:2]
+        returned = call(forward, *[to_kind(tensor.detach().cpu(), kind) for tensor in tensors])
+        h, cache = _split(returned)
+        shape = torch.Size([*x.shape[:2], image.shape[1]])  # (N, T, H)
+        return as_tensor(h, shape, "h").detach().to(x), (cache, tensors)
 
     def backward_pass(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
-        cache, tensors = cache
         assert backward is not None
-        with torch.enable_grad():
-            gradients = backward(to_kind(dh.detach().cpu(), kind), cache)
-        return tuple(torch.as_tensor(g).detach().to(tensor) for g, tensor in zip(gradients, tensors, strict=True))
+        own_cache, tensors = cache
+        gradients = call(backward, to_kind(dh.detach().cpu(), kind), own_cache)
+        if not isinstance(gradients, tuple | list) or len(gradients) != len(tensors):
+            raise RunFailed(f"{file}: {backward.__name__} must return {len(tensors)} gradients")
+        return tuple(
+            as_tensor(gradient, tensor.shape, f"gradient {k + 1} of {backward.__name__}").detach().to(tensor)
+            for k, (gradient, tensor) in enumerate(zip(gradients, tensors))
+        )
 
-    class OwnCell(cell_class):  # type: ignore[misc, valid-type]
+    class CellWithFunctions(cell_class):  # type: ignore[misc, valid-type]
         """A cell that computes its sequence with a learner's functions, in float32."""
 
         def forward(self, x: Tensor, image: Tensor) -> Tensor:
@@ -82,11 +108,15 @@ def _with_functions(cell_class: type[RecurrentCell], forward: Callable, backward
                 h = HandWritten.apply(forward_pass, backward_pass, *tensors)
             else:
                 with torch.autocast(x.device.type, enabled=False):
-                    returned = forward(*tensors)
-                h = returned[0] if isinstance(returned, tuple | list) else returned
+                    h, _ = _split(forward(*tensors))
             return h.transpose(0, 1).contiguous().transpose(0, 1)  # in our memory layout: dropout draws in that order
 
-    return OwnCell
+    return CellWithFunctions
+
+
+def _split(returned):
+    """h and the cache (or None) of what a forward returned."""
+    return returned if isinstance(returned, tuple | list) and len(returned) == 2 else (returned, None)
 
 
 def _functions(file, cell):
