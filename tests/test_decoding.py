@@ -178,7 +178,7 @@ def test_sampling_follows_the_probabilities():
         ({"beam": 0}, "beam is 0, wanted at least 1"),
         ({"top_k": 0}, "top_k is 0, wanted at least 1"),
         ({"top_p": 1.5}, r"top_p is 1.5, wanted in \(0, 1\]"),
-        ({"top_k": 5, "beam": 3}, "use one"),
+        ({"top_k": 5, "beam": 3}, "choose beam search or sampling"),
     ],
 )
 def test_settings_out_of_range_are_refused(values, message):

@@ -156,4 +156,4 @@ def test_torch_compile_gives_the_same_numbers(cell):
     for ours, right in zip(torch.autograd.grad(found.sum(), list(module.parameters())), gradients):
         torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
     # inductor needs constant weights for mkldnn
-    assert len(graphs) >= 2 and not any("mkldnn" in code for code in graphs)
+    assert graphs and not any("mkldnn" in code for code in graphs)
