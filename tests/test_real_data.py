@@ -34,7 +34,7 @@ def photographs(tmp_path_factory):
     build([*source, *lists, "--out", str(folder / "x.pt"), "--word-threshold", "1"])
     data = load_captions(folder / "x.pt")
     encoder = ImageEncoder(name="mobilenet_v2", weights_file=WEIGHTS)
-    return data, encoder, encode_all(encoder, data.splits["train"].images, folder / "x.train")
+    return data, encoder, encode_all(encoder, data.splits["train"].images, stem=folder / "x.train")
 
 
 def test_a_file_built_from_photographs_has_the_right_sizes(photographs):
@@ -45,7 +45,7 @@ def test_a_file_built_from_photographs_has_the_right_sizes(photographs):
     assert all(len(references) == 5 for references in val.references)
 
 
-@pytest.mark.parametrize("cell, bar", [("rnn", 0.5), ("lstm", 3), ("attn", 3)])
+@pytest.mark.parametrize("cell, bar", [("rnn", 0.5), ("lstm", 3), ("gru", 3), ("attn", 3)])
 def test_fifty_pairs_can_be_memorised(photographs, cell, bar):
     data, encoder, features = photographs
     train = data.splits["train"]
