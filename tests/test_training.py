@@ -8,8 +8,12 @@ from helpers import random_captions, tiny_captioner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnn_lstm_captioning.data.caption_file import check_captions
+from rnn_lstm_captioning.data.scenes import make_scenes
+from rnn_lstm_captioning.model.captioner import ModelSettings, build_captioner
 from rnn_lstm_captioning.training.batches import Pairs
-from rnn_lstm_captioning.training.settings import TrainingSettings
+from rnn_lstm_captioning.training.features import FeaturePass, prepare_training
+from rnn_lstm_captioning.training.settings import DataSettings, TrainingSettings
 from rnn_lstm_captioning.training.trainer import Trainer, learning_rate_factor, selection_score
 
 
@@ -90,3 +94,11 @@ def test_a_trainer_works_without_files():
     trainer = make_trainer(captioner, epochs=4, weight_decay=0.0, learning_rate=0.02)
     trainer.on_epoch = lambda trainer: epochs.append(trainer.history[-1]["val_loss"])
     assert trainer.run() and len(epochs) == 4 and epochs[-1] < epochs[0]
+
+
+def test_crops_need_an_image_size():
+    data = check_captions(make_scenes(num_train=2, num_val=1), "scenes")
+    settings = ModelSettings(encoder="squeezenet1_1", hidden_dim=4, wordvec_dim=4)
+    captioner = build_captioner(settings, data.word_to_idx)
+    with pytest.raises(ValueError, match="augment crops images to the image_size of the encoder, which is None"):
+        prepare_training(captioner, data, DataSettings(augment=True), FeaturePass(progress=False))

@@ -47,6 +47,7 @@ def prepare_training(
 
     Args: together, the captions of an image stand side by side; new, the captioner has not been trained: a random
         CNN is calibrated and the features are standardised, on the training images.
+    Raises: InputError if the settings ask for crops, and the encoder has no image size.
     """
     settings = settings or DataSettings()
     encoder = captioner.image_encoder
@@ -56,6 +57,8 @@ def prepare_training(
         encoder.calibrate(images[:: 1 + len(images) // 64].to(device))
     distributed.broadcast_parameters(captioner)  # machines may compute another last bit
     crop_size = encoder.image_size if settings.augment else None
+    if settings.augment and crop_size is None:
+        raise InputError("augment crops images to the image_size of the encoder, which is None: set it")
     train = prepare_pairs(
         captioner, data, "train", feature_pass, first=settings.num_train, crop_size=crop_size, together=together
     )
