@@ -11,16 +11,17 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from rnn_lstm_captioning.commands.common import run_command
+from rnn_lstm_captioning.commands.train import choose_data
 from rnn_lstm_captioning.commands.train_flags import get_args_parser
 from rnn_lstm_captioning.training.trainer import Trainer
 
-from .runs import load, prepare
+from .runs import prepare
 
 
 def main():
     args = get_args_parser().parse_args()
     cell = args.cell or "attn"
-    data, final = load(args), {}
+    data, final = choose_data(args), {}
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="epoch", ylabel="loss (nats per word)", title=f"{cell}, {data.source}")
     for precision, line in (("fp32", "-"), ("bf16", "--")):

@@ -4,18 +4,13 @@ from argparse import Namespace
 
 import torch
 
-from rnn_lstm_captioning.commands.train import choose_data, make_captioner
+from rnn_lstm_captioning.commands.train import make_captioner
 from rnn_lstm_captioning.commands.train_flags import model_settings_from, settings_from
 from rnn_lstm_captioning.data.caption_file import CaptionData
 from rnn_lstm_captioning.model.captioner import CaptioningRNN
 from rnn_lstm_captioning.training.batches import Pairs
 from rnn_lstm_captioning.training.features import FeaturePass, prepare_training
 from rnn_lstm_captioning.training.settings import TrainingSettings
-
-
-def load(args: Namespace) -> CaptionData:
-    """The data that the flags name."""
-    return choose_data(args)
 
 
 def prepare(

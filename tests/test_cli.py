@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -112,6 +113,16 @@ def test_images_are_captioned_without_data(trained, tmp_path, capsys):
     assert "damaged.jpg" in captured.err
     with pytest.raises(InputError, match="none of the images could be read"):
         run_test(cell, ["--checkpoint", str(out / f"{cell}_best.pt"), "--image", str(tmp_path / "damaged.jpg")])
+
+
+def test_sampled_captions_of_a_data_set_repeat_with_their_seed(trained, tmp_path, capsys):
+    cell, out = trained
+    flags = ["--checkpoint", str(out / f"{cell}_best.pt"), "--out", str(tmp_path), "--num-samples", "2"]
+    printed = []
+    for seed in ("4", "4", "5"):
+        run_test(cell, [*flags, "--temperature", "3", "--seed", seed])
+        printed.append(re.findall(r"^(?:train|val) \d+: .*", capsys.readouterr().out, re.MULTILINE))
+    assert len(printed[0]) == 4 and printed[0] == printed[1] != printed[2]
 
 
 def test_json_keeps_the_order_of_the_input(trained, tmp_path, capsys):

@@ -199,7 +199,7 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
                 rows |= baselines(captioner, data, pairs, references, feature_pass)
             report_metrics(data, Scored(split.images, captions, references, per_image, rows), out, args, decoding)
     for name in ("train", "val"):
-        draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding)
+        draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding, generator)
     print(f"images: {out}")
 
 
@@ -285,11 +285,17 @@ def check_fit(captioner: ImageCaptioner, data: CaptionData, checkpoint: Checkpoi
 
 
 def draw_samples(
-    captioner: ImageCaptioner, split: Split, name: str, out: Path, num_samples: int, decoding: Decoding
+    captioner: ImageCaptioner,
+    split: Split,
+    name: str,
+    out: Path,
+    num_samples: int,
+    decoding: Decoding,
+    generator: torch.Generator | None,
 ) -> None:
     """Draw images, spread evenly over a split, with generated captions and references."""
     chosen = torch.linspace(0, len(split.images) - 1, min(num_samples, len(split.images))).long()
-    captions = captioner.caption_images(split.images[chosen], decoding)
+    captions = captioner.caption_images(split.images[chosen], decoding, generator=generator)
     for k, (index, caption) in enumerate(zip(chosen.tolist(), captions)):
         rows = split.captions[split.image_index == index]
         references = split.references[index] if split.references else decode_captions(rows, captioner.model.idx_to_word)
