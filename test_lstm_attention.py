@@ -1,7 +1,6 @@
 """Evaluate a checkpoint of the LSTM with attention, or caption your own images: python test_lstm_attention.py --help"""
 
-from rnn_lstm_captioning.commands.common import run_command
-from rnn_lstm_captioning.commands.test import main
+from rnn_lstm_captioning.__main__ import run
 
 if __name__ == "__main__":
-    run_command(lambda: main(cell="attn"))
+    run("test", cell="attn")

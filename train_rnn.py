@@ -1,7 +1,6 @@
 """Train the RNN captioner: python train_rnn.py --help"""
 
-from rnn_lstm_captioning.commands.common import run_command
-from rnn_lstm_captioning.commands.train import main
+from rnn_lstm_captioning.__main__ import run
 
 if __name__ == "__main__":
-    run_command(lambda: main(cell="rnn"))
+    run("train", cell="rnn")

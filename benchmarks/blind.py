@@ -13,15 +13,15 @@ import torch
 
 from rnn_lstm_captioning.cells import CELLS
 from rnn_lstm_captioning.commands.common import run_command
+from rnn_lstm_captioning.commands.flags import train_flags
 from rnn_lstm_captioning.commands.train import choose_data
-from rnn_lstm_captioning.commands.train_flags import get_args_parser
 from rnn_lstm_captioning.training.trainer import Trainer
 
 from .runs import prepare
 
 
 def main():
-    parser = get_args_parser()
+    parser = train_flags()
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=["rnn", "lstm", "attn"])
     args = parser.parse_args()
     data = choose_data(args)

@@ -11,15 +11,15 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from rnn_lstm_captioning.commands.common import run_command
+from rnn_lstm_captioning.commands.flags import train_flags
 from rnn_lstm_captioning.commands.train import choose_data
-from rnn_lstm_captioning.commands.train_flags import get_args_parser
 from rnn_lstm_captioning.training.trainer import Trainer
 
 from .runs import prepare
 
 
 def main():
-    args = get_args_parser().parse_args()
+    args = train_flags().parse_args()
     cell = args.cell or "attn"
     data, final = choose_data(args), {}
     figure = Figure(figsize=(7, 4.5), layout="constrained")

@@ -5,7 +5,7 @@ from argparse import Namespace
 import torch
 
 from rnn_lstm_captioning.commands.train import make_captioner
-from rnn_lstm_captioning.commands.train_flags import model_settings_from, settings_from
+from rnn_lstm_captioning.commands.train_settings import model_settings_from, settings_from
 from rnn_lstm_captioning.data.caption_file import CaptionData
 from rnn_lstm_captioning.model.captioner import CaptioningRNN
 from rnn_lstm_captioning.training.batches import Pairs

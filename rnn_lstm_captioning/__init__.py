@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from .errors import InputError
     from .evaluation.captions import load_captioner
     from .evaluation.metrics import score_captions
-    from .model.captioner import CaptioningRNN, ModelSettings, build_captioner
+    from .model.captioner import CaptioningRNN, build_captioner
     from .model.checkpoint import save_checkpoint
     from .model.decoding import Decoding
     from .model.encoder import ImageEncoder
+    from .model.settings import ModelSettings
     from .training.features import prepare_training
     from .training.settings import DataSettings, TrainingSettings
     from .training.trainer import Trainer, evaluate
@@ -29,10 +30,11 @@ _MODULES = {
     "errors": ["InputError"],
     "evaluation.captions": ["load_captioner"],
     "evaluation.metrics": ["score_captions"],
-    "model.captioner": ["CaptioningRNN", "ModelSettings", "build_captioner"],
+    "model.captioner": ["CaptioningRNN", "build_captioner"],
     "model.checkpoint": ["save_checkpoint"],
     "model.decoding": ["Decoding"],
     "model.encoder": ["ImageEncoder"],
+    "model.settings": ["ModelSettings"],
     "training.features": ["prepare_training"],
     "training.settings": ["DataSettings", "TrainingSettings"],
     "training.trainer": ["Trainer", "evaluate"],

@@ -1,7 +1,10 @@
 """Run python -m rnn_lstm_captioning COMMAND, or, if the package is installed, rnn-lstm-captioning COMMAND."""
 
 import importlib
+import os
+import signal
 import sys
+from typing import Any
 
 COMMANDS = {  # name -> its module, and what it does
     "train": ("train", "train a captioner (the same as train_*.py, for every cell)"),
@@ -21,13 +24,35 @@ def main() -> None:
         print("\n".join(f"  {command:<9}{what}" for command, (_, what) in COMMANDS.items()))
         return
     if name not in COMMANDS:
-        print(f"rnn_lstm_captioning: there is no command {name}: use {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"rnn_lstm_captioning: there is no command {name!a}: use {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    from .commands.common import run_command
-
-    command = importlib.import_module(f".commands.{COMMANDS[name][0]}", __package__)
     sys.argv = [f"rnn_lstm_captioning {name}", *sys.argv[2:]]
-    run_command(command.main)
+    run(name)
+
+
+def run(name: str, **options: Any) -> None:
+    """Run a command as a program; all scripts call this. Args: options, for the command's main function.
+
+    Until torch is imported, which takes seconds, Ctrl-C ends the process as it ends a program in C. Wrong flags and
+    --help are answered before that.
+    """
+    if not getattr(sys.flags, "safe_path", False):
+        sys.path.append(sys.path.pop(0))  # so that a file numpy.py beside the script does not hide the library
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it was closed
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+    from .commands import common, flags
+
+    common.prepare_output()
+    flags.PARSERS[name](**options).parse_args()
+    command = importlib.import_module(f".commands.{COMMANDS[name][0]}", __package__)
+    import torch  # noqa: F401, what is left to be imported
+
+    signal.signal(signal.SIGINT, previous)
+    common.run_command(lambda: command.main(**options))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import errno
 import glob
+import hashlib
 import os
 import pickle
 import re
 import socket
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from .errors import InputError
+from .files import open_file
 
 
 @contextmanager
@@ -37,6 +42,39 @@ def replacing(path: str | Path) -> Iterator[Path]:
             _sync(path.parent)  # otherwise a power failure could lose the new name
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_one(path: str | Path, what: str) -> Iterator[None]:
+    """Inside the block, no other process can enter a block for this path; after a kill, the path is free again.
+
+    Args: path, of a small file that is created, and stays empty; what, the path is used for, for the message.
+    Raises: InputError if another process is inside. Where files can't be locked, nothing is checked.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        try:
+            _lock(file)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise InputError(f"another process is {what}: wait until it ends, or choose another name") from error
+        try:
+            yield
+        finally:
+            if os.name == "posix":  # elsewhere an open file can't be removed
+                path.unlink(missing_ok=True)
+
+
+def _lock(file):
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
 
 
 def _sync(path):
@@ -79,44 +117,125 @@ def load(path: str | Path, mmap: bool = False) -> Any:
     Raises: FileNotFoundError; a ValueError that says why the file can't be used.
     """
     path = Path(path)
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("its contents are larger than the file: it is compressed or damaged")
-                for part in archive.namelist():
-                    if not mmap or part.endswith("data.pkl"):  # a memory-mapped part is too large to read here
-                        _check_sum(archive, part)
-        else:
-            mmap = False  # files in the format before torch 1.6 can't be memory-mapped
-            with open(path, "rb") as file:
-                _check_pickle(file.read(1 << 20))
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except FileNotFoundError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ValueError("it holds more than tensors and plain values; only these are read") from error
-    except Exception as error:  # torch.load can raise almost any error
-        what = str(error).split("\n")[0][:200]
-        raise ValueError(f"it is damaged, or of another kind ({type(error).__name__}: {what})") from error
+    with open_file(path) as file:
+        try:
+            if zipfile.is_zipfile(file):
+                _check_directory(file)
+                with zipfile.ZipFile(file) as archive:
+                    _check_archive(archive, file, all_parts=not mmap)
+            else:
+                mmap = False  # files in the format before torch 1.6 can't be memory-mapped
+                file.seek(0)
+                storages: dict[str, int] = {}
+                for _ in range(5):  # a number, a version, the system, the value, the names of its storages
+                    storages |= _storages_of(file)
+                _check_size(storages, file)
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:
+            raise ValueError("it holds more than tensors and plain values; only these are read") from error
+        except Exception as error:  # torch.load can raise almost any error
+            what = str(error).split("\n")[0][:200]
+            raise ValueError(f"it is damaged, or of another kind ({type(error).__name__}: {what})") from error
     if not all(map(_is_whole, _tensors(value))):
         raise ValueError("it has a tensor that claims more elements than it stores")
     return value
 
 
-def _check_sum(archive, name):
-    """Read a part of an archive; zipfile raises BadZipFile if its CRC-32 differs."""
-    with archive.open(name) as part:
-        content = part.read(1 << 20)
-        if name.endswith("data.pkl"):
-            _check_pickle(content + part.read())
-        while part.read(1 << 20):
-            continue
+def fingerprint(path: str | Path) -> str:
+    """A string that changes with the contents of a file that :func:`load` can read, without reading gigabytes.
+
+    It has the size, the time of the last change, and the CRC-32 of every part, which an archive stores; a file in the
+    format before torch 1.6 stores none, and is read.
+    """
+    digest, status = hashlib.sha256(), os.stat(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            digest.update(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode())
+    else:
+        with open_file(path) as file:
+            while content := file.read(1 << 20):
+                digest.update(content)
+    return f"{status.st_size} bytes of {status.st_mtime_ns}, {digest.hexdigest()}"
 
 
-def _check_pickle(content):
-    if b"\nbytearray\n" in content:  # torch would allocate a bytearray of any size
-        raise ValueError("it creates a bytearray, which no file of tensors and plain values needs")
+def _check_directory(file):
+    """Raise ValueError if a zip file has two directories, in 32 and 64 bits, that differ: each reader uses another."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 98))
+    end = file.read()
+    if end[-22:-18] != b"PK\5\6":
+        raise ValueError("it has something after its end")
+    if end[-42:-38] == b"PK\6\7":
+        if len(end) < 98 or end[:4] != b"PK\6\6":
+            raise ValueError("its directory is damaged")
+        short, long = struct.unpack("<HII", end[-12:-2]), struct.unpack("<QQQ", end[32:56])
+        if any(a != b and a != limit for a, b, limit in zip(short, long, (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF))):
+            raise ValueError("its two directories differ")
+
+
+def _check_archive(archive, file, all_parts):
+    """Raise ValueError if an archive's parts claim more than it holds; zipfile raises BadZipFile for a wrong CRC-32."""
+    parts = archive.infolist()
+    if sum(part.file_size for part in parts) > os.fstat(file.fileno()).st_size:
+        raise ValueError("its contents are larger than the file: it is compressed or damaged")
+    names = [part.filename for part in parts]
+    if len({name.split("/")[0] for name in names}) > 1 or len(set(names)) < len(names):
+        raise ValueError("it holds more than one value")
+    for name in names:
+        if name.endswith("/data.pkl"):
+            with archive.open(name) as part:
+                _check_size(_storages_of(part), file)
+        if all_parts or name.endswith("/data.pkl"):  # a memory-mapped part is too large to read here
+            with archive.open(name) as part:
+                while part.read(1 << 20):
+                    continue
+
+
+def _storages_of(file):
+    """Read one pickle without making any of its objects. Returns: the bytes that each of its storages claims."""
+    reader = _ClaimReader(file)
+    reader.load()
+    return reader.storages
+
+
+class _ClaimReader(pickle.Unpickler):
+    """Makes nothing but an empty object for everything that is not a plain value."""
+
+    def __init__(self, file):
+        super().__init__(file)
+        self.storages = {}
+
+    def find_class(self, module, name):
+        if name == "bytearray":  # torch would allocate a bytearray of any size
+            raise ValueError("it creates a bytearray, which no file of tensors and plain values needs")
+        return type(name, (_Nothing,), {})
+
+    def persistent_load(self, claim):
+        _, kind, key, _, elements = claim[:5]  # a torch storage
+        self.storages[key] = elements * ELEMENT_SIZES.get(kind.__name__, 1)
+
+
+class _Nothing:
+    def __new__(cls, *_, **__):
+        return object.__new__(cls)
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __setstate__(self, _):
+        pass
+
+    def __setitem__(self, _, __):
+        pass
+
+
+ELEMENT_SIZES = dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8)
+ELEMENT_SIZES |= dict.fromkeys(("FloatStorage", "IntStorage"), 4) | {"ComplexDoubleStorage": 16}
+ELEMENT_SIZES |= dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2)
+
+
+def _check_size(storages, file):
+    if sum(storages.values()) > os.fstat(file.fileno()).st_size:
+        raise ValueError("its tensors claim to be larger than the file")
 
 
 def _is_whole(tensor):

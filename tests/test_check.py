@@ -1,6 +1,6 @@
 """The checker finds and names planted mistakes, and reports none in right solutions."""
 
-import json
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rnn_lstm_captioning import InputError
-from rnn_lstm_captioning.classroom.checking import work
+from rnn_lstm_captioning.classroom.checking import check_file, check_functions
 from rnn_lstm_captioning.classroom.plain_cells import ORDER
 from rnn_lstm_captioning.commands.check import main
 
@@ -20,12 +20,10 @@ RIGHT = (LEARNERS / "in_numpy.py").read_text()
 def report_on(text, folder):
     """{function: (outcome, message)} for a learner's file."""
     (folder / "mine.py").write_text(text)
-    (folder / "report").write_text("")
-    work(folder / "mine.py", folder / "report")
-    lines = [json.loads(line) for line in (folder / "report").read_text().splitlines()]
-    return {
-        name: (outcome.replace("failed", "wrong"), message) for name, outcome, message in lines if outcome != "begun"
-    }
+    report = {}
+    check_functions(str(folder / "mine.py"), lambda name, *outcome: report.update({name: outcome}))
+    del report["the import"]
+    return {name: (outcome.replace("failed", "wrong"), message) for name, (outcome, message) in report.items()}
 
 
 @pytest.mark.parametrize("style", ["in_numpy", "in_torch"])
@@ -309,7 +307,7 @@ def test_the_command_reports_by_exit_code_and_keeps_its_time_limit(tmp_path):
         RIGHT.replace("def rnn_forward(x, h0, Wx, Wh, b):", "def rnn_forward(x, h0, Wx, Wh, b):\n    exit(3)")
     )
     ended = run(mine, "--need", "lstm_step_forward")
-    assert ended.returncode == 1 and "it ended the whole process (exit code 3)" in ended.stdout
+    assert ended.returncode == 1 and "it raised SystemExit in line" in ended.stdout
     assert f"{number - 2} right, 1 wrong, 1 not checked" in ended.stdout
     mine.write_text(loss_of(EECS))
     assert run(mine, "--need", "temporal_softmax_loss").returncode == 0
@@ -322,6 +320,48 @@ def test_the_command_reports_by_exit_code_and_keeps_its_time_limit(tmp_path):
         mine.write_text(text)
         unusable = run(mine)
         assert unusable.returncode == 2 and message in unusable.stderr and "Traceback" not in unusable.stderr
+
+
+BAD_MANNERS = {
+    "os._exit(0)": "it ended the whole process (exit code 0)",
+    "os.kill(os.getpid(), 9)": "it ended the whole process (signal SIGKILL)",
+    "os.kill(os.getpid(), 19)": "it did not finish within 2 seconds",
+    "sys.exit('done')": "it raised SystemExit in line",
+    "raise KeyboardInterrupt": "it raised KeyboardInterrupt in line",
+    "class Odd(Exception): __str__ = None\n    raise Odd": ": (its text can't be printed)",
+    "np.zeros(10**10)[:] = 1": "it raised MemoryError in line",
+    "f = lambda: f()\n    f()": "it raised RecursionError in line",
+    "input()": "it raised EOFError in line",
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_whatever_a_function_does_to_its_process_the_others_are_judged(tmp_path):
+    """One bad habit in each function of a file; and some that are no mistakes: copies of the process, much output."""
+    text = "import os, sys, subprocess, time\nimport numpy as np\n"
+    names = [name for name in ORDER if "backward" not in name][: len(BAD_MANNERS)]
+    for name, code in zip(names, BAD_MANNERS):
+        text += f"def {name}(*_):\n    {code}\n"
+    text = text.replace("def rnn_step_forward", "\ndef rnn_step_forward")
+    last = RIGHT[RIGHT.index("def temporal_softmax_loss") :].split("\ndef ")[0]
+    body = "    os.fork()\n    subprocess.Popen(['sleep', '1000'])\n    print('x' * 100, '\\n[1, 2]')\n    try:\n"
+    body += (
+        '        for k in range(3, 9): os.write(k, b\'["rnn_forward", "right", ""]\\n\')\n    except OSError: pass\n'
+    )
+    head, _, rest = last.partition(":\n")
+    (tmp_path / "mine.py").write_text(text + f"{head}:\n{body}{rest}")
+    results = {name: (outcome, message) for name, outcome, message in check_file(tmp_path / "mine.py", 2)}
+    for name, message in zip(names, BAD_MANNERS.values()):
+        assert results[name][0] == "wrong" and message in results[name][1], (name, results[name])
+    assert results["temporal_softmax_loss"] == ("right", "")
+    sleeping = subprocess.run(["pgrep", "-fx", "sleep 1000"], capture_output=True, text=True).stdout
+    assert not sleeping
+
+
+def test_a_short_time_limit_does_not_count_our_own_imports(tmp_path):
+    (tmp_path / "mine.py").write_text(RIGHT)
+    with pytest.raises(InputError, match="can't be imported: it did not finish within 0.001 seconds"):
+        list(check_file(tmp_path / "mine.py", 0.001))
 
 
 def test_unusable_files_are_refused(tmp_path):

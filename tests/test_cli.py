@@ -13,7 +13,8 @@ from helpers import CELLS, run_test, run_train
 from PIL import Image
 
 from rnn_lstm_captioning import InputError
-from rnn_lstm_captioning.commands.common import ArgumentParser, run_command, script_for
+from rnn_lstm_captioning.commands.arguments import ArgumentParser
+from rnn_lstm_captioning.commands.common import run_command, script_for
 from rnn_lstm_captioning.data.scenes import make_scenes
 from rnn_lstm_captioning.errors import RunFailed
 from rnn_lstm_captioning.model.checkpoint import load_checkpoint, restore_captioner
@@ -336,8 +337,8 @@ def test_training_works_on_captions_of_a_single_image(scenes_file, tmp_path):
         ("--batch-size 0", "0 is not above 0"),
         ("--warmup 1", "1 is not in [0, 1)"),
         ("--device meta", "device meta can't be used here"),
-        ("@{folder}/quote.args", "an @FILE can't be read: No closing quotation"),
-        ("@{folder}/latin.args", "an @FILE can't be read: 'utf-8' codec"),
+        ("@{folder}/quote.args", "quote.args can't be read: No closing quotation"),
+        ("@{folder}/latin.args", "latin.args can't be read: 'utf-8' codec"),
         ("@{folder}/self.args", "an @FILE can't be read"),
     ],
 )

@@ -276,6 +276,14 @@ def test_other_machines_and_other_files_are_out_of_reach(site):
         socket.create_connection(("127.0.0.2", port))
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(f"{site[0]}gradio_api/file=/etc/hostname")
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", ""):
+        for method in ("GET", "OPTIONS"):  # a page of the web that gave its name our address (DNS rebinding)
+            headers = {"Host": host, "Origin": f"http://{host}", "Access-Control-Request-Method": "POST"}
+            with pytest.raises(urllib.error.HTTPError, match="421") as refused:
+                urllib.request.urlopen(urllib.request.Request(site[0], headers=headers, method=method))
+            assert "Access-Control-Allow-Origin" not in refused.value.headers
+    for host in ("localhost", f"LOCALHOST:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "192.168.1.7"):
+        assert urllib.request.urlopen(urllib.request.Request(site[0], headers={"Host": host})).status == 200
     file = {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}
     assert '"error"' in ask(site, file, 3, 0)  # it was not uploaded
 
@@ -330,7 +338,7 @@ def test_wrong_arguments_are_refused(trained_cells, tmp_path, monkeypatch, capsy
     (tmp_path / "text.png").write_text("hello")
     with pytest.raises(InputError, match="there are no images that can be read in"):
         demo.main([*checkpoint, "--examples", str(tmp_path)])
-    assert "text.png: cannot identify image file" in capsys.readouterr().err
+    assert "text.png: it is not an image of a known kind" in capsys.readouterr().err
     with pytest.raises(InputError, match="missing.pt"):
         demo.main(["--checkpoint", str(tmp_path / "missing.pt")])
     with socket.create_server(("127.0.0.1", 0)) as taken:

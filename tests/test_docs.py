@@ -1,6 +1,5 @@
 """The pages agree with the code: tags, links, commands, examples."""
 
-import importlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from PIL import Image
 from rnn_lstm_captioning import load_captioner
 from rnn_lstm_captioning.__main__ import COMMANDS
 from rnn_lstm_captioning.commands.common import SCRIPTS
+from rnn_lstm_captioning.commands.flags import PARSERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -71,8 +71,7 @@ def test_commands_in_the_pages_have_valid_flags(page, monkeypatch):
     cells = {name: cell for cell, name in SCRIPTS.items()}
     for command, arguments in commands(page):
         kind, _, name = command.removesuffix(".py").partition("_")
-        module = importlib.import_module(f"rnn_lstm_captioning.commands.{COMMANDS[kind][0]}")
-        parser = module.get_args_parser(cells[name]) if name else module.get_args_parser()
+        parser = PARSERS[kind](cells[name]) if name else PARSERS[kind]()
         if "--help" not in arguments:
             parser.parse_args(arguments)
 

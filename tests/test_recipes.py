@@ -7,8 +7,8 @@ import pytest
 import torch
 from helpers import run_train
 
-from rnn_lstm_captioning.commands.build import get_args_parser
 from rnn_lstm_captioning.commands.common import SCRIPTS
+from rnn_lstm_captioning.commands.flags import build_flags
 from rnn_lstm_captioning.data.scenes import make_scenes
 from rnn_lstm_captioning.model.checkpoint import load_checkpoint
 
@@ -52,5 +52,5 @@ def test_every_recipe_runs(recipe, small_file, tmp_path):
 def test_the_build_command_of_a_recipe_names_the_file_that_it_trains_on(recipe):
     builds = [line for line in commands(recipe) if line[1:4] == ["-m", "rnn_lstm_captioning", "build"]]
     for line in builds:
-        args = get_args_parser().parse_args(line[4:])
+        args = build_flags().parse_args(line[4:])
         assert f"--data {args.out}" in recipe.read_text()

@@ -48,6 +48,7 @@ def sigmoid_gradient(dy: Tensor, y: Tensor, out: Tensor) -> Tensor:
 
 
 def _fast_path(x):
-    if torch.compiler.is_compiling():  # the compiler chooses its own products, and can't compile oneDNN calls
+    # the compiler and the tracer can't follow calls of oneDNN; the compiler chooses its own products
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()

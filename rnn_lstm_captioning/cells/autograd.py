@@ -35,6 +35,9 @@ class HandWritten(torch.autograd.Function):
         result, ctx.cache = forward(*tensors)
         ctx.backward_by_hand = backward
         ctx.save_for_backward(*tensors)
+        if result._is_view() and not torch.compiler.is_compiling():  # a result that is a view can't be changed in place
+            storage = result.untyped_storage()
+            result = result.new_empty(0).set_(storage, result.storage_offset(), result.size(), result.stride())
         return result
 
     @staticmethod
@@ -49,7 +52,13 @@ def at_autocast_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
 
     Autocast does not reach the backward pass of :class:`HandWritten`, so a module casts the tensors itself.
     """
+    if not all(isinstance(tensor, Tensor) for tensor in tensors):
+        return tensors  # the checks of the function that gets them say which one is wrong
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device) or tensors[0].dtype == torch.float64:
+    try:
+        enabled = torch.is_autocast_enabled(device)
+    except RuntimeError:  # this kind of device has no autocast
+        enabled = False
+    if not enabled or tensors[0].dtype == torch.float64:
         return tensors
     return tuple(tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors)

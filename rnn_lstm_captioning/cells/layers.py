@@ -19,7 +19,9 @@ class WordEmbedding(nn.Module):
         self.W_embed = nn.Parameter(torch.randn(vocab_size, embed_size))
 
     def forward(self, words: Tensor) -> Tensor:
-        """words (N, T) or (N,), int64 in [0, V) -> word vectors (N, T, D) or (N, D)."""
+        """words (N, T) or (N,), int64 in [0, V) -> word vectors (N, T, D) or (N, D). Raises: TypeError, IndexError."""
+        if not isinstance(words, Tensor) or words.dtype != torch.int64:
+            raise TypeError(f"words must be an int64 torch.Tensor, got {getattr(words, 'dtype', type(words).__name__)}")
         return _EmbeddingFunction.apply(words, self.W_embed)
 
 

@@ -3,13 +3,19 @@ and compares its results with the right values and gradients. It names one known
 runs in its own process, with a time limit.
 """
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import json
+import math
 import os
+import queue
+import secrets
+import signal
 import subprocess
 import sys
-import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,96 +25,178 @@ import torch
 
 from ..cells import CELLS
 from ..errors import InputError
+from ..files import open_file
 from .comparing import SIZES, Mistake, Unusable, check_autograd, check_backward, check_forward, check_large_scores
 from .plain_cells import ORDER
 
+Result = tuple[str, str, str]  # a function, its outcome ("right", "wrong", "unchecked" or "todo"), and a message
 
-def check_file(
-    file: Path, timeout: float, only: Sequence[str] = (), through_autograd: str = ""
-) -> Iterator[tuple[str, str, str]]:
+
+def check_file(file: Path, timeout: float, only: Sequence[str] = (), through_autograd: str = "") -> Iterator[Result]:
     """Check the functions of a file in another process.
 
     Args: file; timeout, in seconds: then the running function is stopped, and the next ones get the same time again;
         only, check these functions and no others; through_autograd, a forward whose gradients autograd must find.
-    Yields: function, outcome ("right", "wrong", "unchecked", "todo") and a message, in the order of the checks.
+    Yields: a result for each function, in the order of the checks.
     Raises: InputError if the file can't be used.
     """
-    command = [sys.executable, "-m", "rnn_lstm_captioning.classroom.checking", str(file.resolve())]
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report"
-        report.touch()
-        shown, begun, ended = 0, "the import", 0
-        while begun:  # once, and again after each function that did not return
-            try:
-                arguments = [str(report), through_autograd, *only]
-                ended = subprocess.run([*command, *arguments], timeout=timeout, env=environment).returncode
-                why = f"it ended the whole process (exit code {ended})"
-            except subprocess.TimeoutExpired:
-                why = f"it did not finish within {timeout:g} seconds: is there an endless loop?"
-            lines = _read_report(report)
-            if not lines:  # the checker itself could not start
-                raise InputError(f"{file} can't be checked: the checker's process ended (exit code {ended})")
-            begun = lines[-1][0] if lines[-1][1] == "begun" else ""
-            if begun == "the import":
-                raise InputError(f"{file} can't be imported: {why}")
-            if begun:
-                lines.append([begun, "failed", why])
-                report.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-            results = [line for line in lines if line[1] != "begun"]
-            for name, outcome, message in results[shown:]:
-                if name is None:
-                    raise InputError(f"{file} {message}")
+    done: dict[str, str] = {}
+    finished = False
+    while not finished:  # once, and again after each function that did not return
+        begun = ""
+        job = {"file": str(file.resolve()), "done": done, "only": only, "through_autograd": through_autograd}
+        with _Worker(job) as worker:
+            while True:
+                try:
+                    name, outcome, message = worker.next_line(timeout if begun else None)
+                except EOFError as end:
+                    if not begun:  # the checker itself could not start
+                        raise InputError(f"{file} can't be checked: {end}") from end
+                    name, outcome, message = begun, "failed", str(end)
+                if outcome == "begun":
+                    begun = name
+                    continue
+                if outcome == "finished":
+                    finished = True
+                    break
+                if name == THE_IMPORT:
+                    prefix = "can't be imported: " if outcome == "failed" else ""
+                    raise InputError(f"{file} {prefix}{message}")
+                ended, done[name] = outcome == "failed" and message == worker.end, outcome
                 yield name, "wrong" if outcome == "failed" else outcome, message
-            shown = len(results)
+                if ended:
+                    break
 
 
-def _read_report(report):
-    return [json.loads(line) for line in Path(report).read_text(encoding="utf-8").splitlines()]
+class _Worker:
+    """The other process. It is ended, with all processes that it started, when the block ends."""
+
+    def __init__(self, job):
+        self.token, self.end = secrets.token_hex(8), ""
+        # the package comes last: a learner's file numpy.py beside it does not hide the library
+        code = f"import sys; sys.path = [*sys.path[1:], {str(Path(__file__).parents[2])!r}]; "
+        code += f"from {__name__} import work; work()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self.lines: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.process.stdin as pipe:
+            pipe.write(json.dumps(job | {"token": self.token}).encode() + b"\n")
+
+    def _read(self):
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line)
+
+    def next_line(self, timeout: float | None) -> list[str]:
+        """The next line of the report. Raises: EOFError that says why there is none."""
+        latest = math.inf if timeout is None else time.monotonic() + timeout
+        ended = False
+        while True:
+            try:
+                line = self.lines.get(timeout=0.05)
+            except queue.Empty:
+                if ended:
+                    code = self.process.returncode
+                    how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+                    self.end = f"it ended the whole process ({how})"
+                    raise EOFError(self.end) from None
+                ended = self.process.poll() is not None  # then read what is left
+                if time.monotonic() > latest:
+                    self.end = f"it did not finish within {timeout:g} seconds: is there an endless loop?"
+                    raise EOFError(self.end) from None
+                continue
+            if line.startswith(self.token.encode()):  # anything else was not written by the checker
+                return json.loads(line[len(self.token) :])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        self.process.wait()
 
 
 # ------------------------------------------------------------------------ in the other process
 
+THE_IMPORT = "the import"
 
-def work(file: str, report: str, through_autograd: str = "", *only: str) -> None:
-    """Check the functions of a file that are not in the report yet. Before and after each, add a line of JSON to the
-    report: function, outcome, message."""
-    done = {name: outcome for name, outcome, _ in _read_report(report)}
-    with open(report, "a", encoding="utf-8") as lines:
 
-        def say(name: str | None, outcome: str, message: str = "") -> None:
-            done[name] = outcome
-            lines.write(json.dumps([name, outcome, message]) + "\n")
-            lines.flush()
+def work() -> None:
+    """Do the job that standard input has, as JSON; standard output gets lines of JSON: function, outcome, message. What
+    the learner's code prints goes to standard error."""
+    job = json.loads(sys.stdin.readline())
+    home, channel = os.getpid(), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    torch.set_num_threads(1)  # the tensors are small
+    limit_memory()
 
-        say("the import", "begun")
+    def say(name: str, outcome: str, message: str = "") -> None:
+        if os.getpid() != home:  # the learner's code has made a copy of this process
+            os._exit(0)
+        channel.write(job["token"] + json.dumps([name, outcome, message]) + "\n")
+        channel.flush()
+
+    check_functions(job["file"], say, job["done"], job["only"], job["through_autograd"])
+    say("", "finished")
+
+
+def check_functions(
+    file: str, say: Callable, done: dict[str, str] | None = None, only: Sequence[str] = (), through_autograd: str = ""
+) -> None:
+    """Check the functions of a file that are not done yet. Before and after each, ``say(name, outcome, message)`` is
+    called, before it with the outcome "begun". The other arguments are those of :func:`check_file`."""
+    outcomes = dict(done or {})
+    say(THE_IMPORT, "begun")
+    try:
+        module = load_file(file)
+    except BaseException as error:  # also what ends a program: SystemExit, KeyboardInterrupt
+        return say(THE_IMPORT, "wrong", f"can't be imported: {describe(error, file)}")
+    learner = {name: getattr(module, name) for name in ORDER if callable(getattr(module, name, None))}
+    if not learner:
+        return say(THE_IMPORT, "wrong", f"has none of the functions: {', '.join(ORDER)}")
+    for name, function in learner.items():
+        if name in (done or ()) or (only and name not in only):
+            continue
+        say(name, "begun")
         try:
-            module = load_file(file)
-        except Exception as error:
-            return say(None, "wrong", f"can't be imported: {describe(error, file)}")
-        learner = {name: getattr(module, name) for name in ORDER if callable(getattr(module, name, None))}
-        if not learner:
-            return say(None, "wrong", f"has none of the functions: {', '.join(ORDER)}")
-        for name, function in learner.items():
-            if name in done or (only and name not in only):
-                continue
-            say(name, "begun")
-            try:
-                outcome, message = check(name, function, learner, done)
-                if name == through_autograd:
-                    check_autograd(name, function)
-            except Mistake as mistake:
-                outcome, message = "failed" if isinstance(mistake, Unusable) else "wrong", str(mistake)
-            except NotImplementedError:
-                outcome, message = "todo", ""
-            except Exception as error:
-                outcome, message = "failed", f"it raised {describe(error, file)}"
-            say(name, outcome, message)
+            outcome, message = check(name, function, learner, outcomes)
+            if name == through_autograd:
+                check_autograd(name, function)
+        except Mistake as mistake:
+            outcome, message = "failed" if isinstance(mistake, Unusable) else "wrong", str(mistake)
+        except NotImplementedError:
+            outcome, message = "todo", ""
+        except BaseException as error:
+            outcome, message = "failed", f"it raised {describe(error, file)}"
+        outcomes[name] = outcome
+        say(name, outcome, message)
+
+
+def limit_memory(more: float = 3e9) -> None:
+    """From now on, this process gets at most so many bytes more; then Python raises MemoryError."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize() if _HAS_PROC else 0
+    _, highest = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = int(used + more)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if highest < 0 else min(wanted, highest), highest))
+
+
+_HAS_PROC = Path("/proc/self/statm").exists()
 
 
 def load_file(file: str | Path) -> ModuleType:
     """Import a learner's file, with any suffix. Like a script, it can import the other files of its folder."""
+    open_file(file, largest=1e7).close()
     folder = str(Path(file).resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
@@ -121,13 +209,17 @@ def load_file(file: str | Path) -> ModuleType:
     return module
 
 
-def describe(error: Exception, file: str | Path) -> str:
+def describe(error: BaseException, file: str | Path) -> str:
     """An exception, with the line of the learner's file that raised it."""
+    try:
+        text = " ".join(str(error).split())[:300]
+    except BaseException:  # whatever the learner's class does
+        text = "(its text can't be printed)"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):
         lines = [error.lineno]
     where = f" in line {lines[-1]}" if lines else ""
-    return f"{type(error).__name__}{where}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
 
 
 def check(name: str, function: Callable, learner: dict[str, Callable], done: dict) -> tuple[str, str]:
@@ -170,7 +262,3 @@ def is_unwritten(function: Callable) -> bool:
 def trainable_cells(names: set[str]) -> list[str]:
     """The names of the cells whose two sequence functions are among these right functions."""
     return [cell.name for cell in CELLS.values() if {f"{cell.prefix}_forward", f"{cell.prefix}_backward"} <= names]
-
-
-if __name__ == "__main__":
-    work(*sys.argv[1:])

@@ -14,6 +14,7 @@ from ..evaluation.figures import attention_overlay
 from ..model.captioner import CaptioningRNN, evaluating
 from ..model.decoding import next_scores
 from ..storage import replacing
+from ..text import printable
 
 
 def save_figure(stem: str | Path, found: dict, figure: Figure) -> None:
@@ -62,12 +63,12 @@ def trace(model: CaptioningRNN, image: Tensor, max_length: int = 15, top: int = 
 def draw_trace(image: Tensor, found: dict) -> Figure:
     """The figure of a trace: where the model looked, the most probable words, and the values inside the cell."""
     steps = found["steps"]
-    T, labels, looks = len(steps), [step["word"] for step in steps], steps[0]["attention"] is not None
+    T, labels, looks = len(steps), [printable(step["word"])[:40] for step in steps], steps[0]["attention"] is not None
     maps = {name: torch.tensor([step["gates"][name] for step in steps]).T for name in steps[0]["gates"]}
     heights = [1.6] * looks + [1.6, 1.0] + [1.2] * len(maps)
     figure = Figure(figsize=(max(7, 1.5 * T + 1.5), 1.6 * sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(heights), T, height_ratios=heights)
-    figure.suptitle(f"{found['cell']}: {found['caption']}", parse_math=False)
+    figure.suptitle(printable(f"{found['cell']}: {found['caption']}")[:400], parse_math=False)
     for t, step in enumerate(steps):
         if looks:
             _draw_attention(figure.add_subplot(grid[0, t]), image, step)
@@ -77,20 +78,27 @@ def draw_trace(image: Tensor, found: dict) -> Figure:
             axes.set_ylabel("most probable\nnext words", fontsize=8)
     axes = figure.add_subplot(grid[looks + 1, :])
     axes.plot(range(T), [step["hidden_norm"] for step in steps], marker="o", markersize=3)
-    axes.set(xlim=(-0.5, T - 0.5), xticks=range(T), xticklabels=labels)
+    axes.set(xlim=(-0.5, T - 0.5))
+    _label_steps(axes, labels)
     axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.set_ylabel("norm of h", fontsize=8)
     axes.grid(alpha=0.3)
     for k, (name, values) in enumerate(maps.items()):
         axes = figure.add_subplot(grid[looks + 2 + k, :])
         _draw_units(figure, axes, name, values)
-        axes.set(xticks=range(T), xticklabels=labels)
+        _label_steps(axes, labels)
     return figure
+
+
+def _label_steps(axes, labels):
+    axes.set(xticks=range(len(labels)), xticklabels=labels)
+    for label in axes.get_xticklabels():
+        label.set_parse_math(False)
 
 
 def _draw_attention(axes, image, step):
     axes.imshow(attention_overlay(image, torch.tensor(step["attention"])).permute(1, 2, 0).numpy())
-    axes.set_title(step["word"], fontsize=8, parse_math=False)
+    axes.set_title(printable(step["word"])[:40], fontsize=8, parse_math=False)
     axes.axis("off")
 
 
@@ -98,7 +106,7 @@ def _draw_words(axes, step):
     words, probs = zip(*reversed(step["top"]))
     axes.barh(range(len(words)), probs, color="tab:blue", alpha=0.5)
     for k, word in enumerate(words):
-        axes.text(0.03, k, word, fontsize=7, va="center", parse_math=False)
+        axes.text(0.03, k, printable(word)[:40], fontsize=7, va="center", parse_math=False)
     axes.set(xlim=(0, 1), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
@@ -157,5 +165,6 @@ def draw_gradients(curves: dict[str, list[float]]) -> Figure:
     for name, norms in curves.items():
         axes.semilogy([norm / norms[0] for norm in norms], "--" if name.endswith("new") else "-", label=name)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    for label in axes.legend(fontsize=8).get_texts():
+        label.set_parse_math(False)  # it may be a file name with $ signs
     return figure

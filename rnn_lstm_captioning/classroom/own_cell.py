@@ -71,7 +71,7 @@ def _with_functions(
         try:
             with torch.enable_grad():  # a backward may use autograd, too
                 return function(*arguments)
-        except Exception as error:  # whatever the learner's code raises
+        except (Exception, SystemExit) as error:  # whatever the learner's code raises
             raise RunFailed(f"{file}: {function.__name__} raised {describe(error, file)}") from error
 
     def as_tensor(value: Any, shape: torch.Size, name: str) -> Tensor:
@@ -146,5 +146,5 @@ def _import(file):
 def _import_once(file, _):
     try:
         return load_file(file)
-    except Exception as error:  # whatever the learner's code raises
+    except (Exception, SystemExit) as error:  # whatever the learner's code raises
         raise InputError(f"{file} can't be imported: {describe(error, file)}") from error

@@ -4,11 +4,16 @@ looked and which other words were probable; choose one of those, and the model c
 
 import base64
 import html
+import ipaddress
 import math
-from collections.abc import Sequence
+import socket
+import threading
+import time
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import torch
 from PIL import Image
@@ -20,9 +25,11 @@ from ..evaluation.captions import Caption, ImageCaptioner
 from ..evaluation.figures import attention_overlay, jpeg_bytes
 from ..model.captioner import evaluating
 from ..model.decoding import Decoding
+from ..text import printable
 
 try:
     import gradio as gr
+    from starlette.responses import PlainTextResponse
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "the page needs Gradio: pip install -r requirements-demo.txt, or pip install gradio"
@@ -32,6 +39,7 @@ END = SPECIAL_TOKENS[2]
 MAX_WORDS, TOP = 20, 6
 SIDE = 480  # pixels, at most, of an image on the page
 UPLOAD_LIMIT = "20mb"
+ONE_AT_A_TIME = threading.Lock()  # a decoded photo can take half a gigabyte
 KEPT = 60  # seconds for which an uploaded file is kept: the browser fetches it again for its preview
 SESSION = 3600  # seconds for which a visitor's unused image is remembered
 CSS = """
@@ -73,9 +81,11 @@ class Prediction(NamedTuple):
 
 def open_file(path: str | Path, captioners: Sequence[ImageCaptioner]) -> OpenedImage:
     """Open the image in a file. Raises: OSError or ValueError if it can't be read."""
-    shown = open_image(path, 2 * SIDE)
-    shown.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
-    images = {size: load_image(path, size)[None] for size in {captioner.stored_size for captioner in captioners}}
+    sizes = {captioner.stored_size for captioner in captioners}
+    with ONE_AT_A_TIME:
+        shown = open_image(path, 2 * max(SIDE, *sizes))
+        images = {size: load_image(shown, size)[None] for size in sizes}
+        shown.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
     features = []
     for captioner in captioners:
         with evaluating(captioner.model):
@@ -167,6 +177,48 @@ def check_remembered(prediction: Prediction | None) -> None:
         raise gr.Error("The page no longer has this image: upload it once more.")
 
 
+class KnownHosts:
+    """Refuses requests that are meant for another host. A page of the web could otherwise give its own name our
+    address, and read our answers (DNS rebinding). Args: app, an ASGI application; host, the name that is listened at.
+    """
+
+    def __init__(self, app: Callable, host: str) -> None:
+        self.app, self.names = app, {"localhost", host.lower(), socket.gethostname().lower()}
+
+    async def __call__(self, scope: MutableMapping, receive: Callable, send: Callable) -> None:
+        host = dict(scope.get("headers", ())).get(b"host", b"").decode("latin-1")
+        if scope["type"] == "lifespan" or self.knows(host):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "http":
+            await PlainTextResponse("this page has another name", status_code=421)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    def knows(self, host: str) -> bool:
+        """Whether a Host header has one of our names, or a number: only a name can be given another address."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self.names or bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+
+def delete_old_files(folder: Path, keep: Sequence[str]) -> None:
+    """For ever: delete the uploaded files that are older than KEPT seconds, except those to keep."""
+    while True:
+        time.sleep(KEPT / 2)
+        for path in sorted(folder.rglob("*"), reverse=True):  # the files in a folder come before the folder
+            try:
+                old = time.time() - path.lstat().st_ctime > KEPT and str(path) not in keep
+                if path.is_dir():
+                    if old and not any(path.iterdir()):
+                        path.rmdir()
+                elif old:
+                    path.unlink()
+            except OSError:  # it is in use, or gone: the next round looks again
+                continue
+
+
 class Column:
     """What the page shows of one captioner."""
 
@@ -211,7 +263,7 @@ class Column:
 
 def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examples: Sequence[str]) -> gr.Blocks:
     """The page. Args: captioners; titles, Markdown, one each; examples, paths of images to choose from."""
-    with gr.Blocks(title="Image captioning", analytics_enabled=False, delete_cache=(KEPT // 2, KEPT)) as page:
+    with gr.Blocks(title="Image captioning", analytics_enabled=False) as page:
         gr.Markdown("# What do the models see?\nDrop an image, or choose one of the examples.")
         opened = gr.State(time_to_live=SESSION)
         with gr.Row():
@@ -251,9 +303,7 @@ def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examp
                 try:
                     seen = open_file(path, captioners)
                 except (OSError, ValueError) as error:
-                    known = isinstance(error, Image.UnidentifiedImageError)  # its text names our temporary file
-                    kinds = "it is not an image of a known kind (JPEG, PNG, WebP, GIF, BMP, TIFF)"
-                    reason = kinds if known else html.escape(str(error))
+                    reason = html.escape(printable(error))
                     wrong = gr.update(value=f'<p role="alert">This file can not be used: {reason}.</p>', visible=True)
             return [wrong, seen, *caption(seen, beam, temperature)]
 

@@ -10,31 +10,12 @@ from ..classroom.looking_inside import draw_gradients, draw_trace, gradient_norm
 from ..data.images import load_image
 from ..errors import InputError
 from ..evaluation.captions import load_captioner
-from .common import ArgumentParser, positive
-
-
-def get_args_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="rnn_lstm_captioning inspect", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--checkpoint", nargs="+", required=True, metavar="FILE", help="several with --gradients")
-    parser.add_argument("--image", metavar="PATH", help="the image to caption")
-    parser.add_argument("--gradients", action="store_true", help="draw the norm of a gradient on its way back in time")
-    parser.add_argument("--top", type=positive(int), default=5, metavar="N", help="next words per step (%(default)s)")
-    parser.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="in words (%(default)s)")
-    parser.add_argument(
-        "--steps",
-        type=positive(int),
-        default=40,
-        metavar="T",
-        help="steps back in time, with --gradients (%(default)s)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("outputs"), metavar="DIR", help="for the results (%(default)s)"
-    )
-    return parser
+from .common import say
+from .flags import inspect_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    args = get_args_parser().parse_args(arguments)
+    args = inspect_flags().parse_args(arguments)
     if bool(args.image) == args.gradients:
         raise InputError("give either --image PATH or --gradients")
     if args.image and len(args.checkpoint) > 1:
@@ -48,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = trace(captioners[0].model, image, args.max_length, args.top)
         stem = args.out / f"{Path(args.image).stem}_inside"
         save_figure(stem, found, draw_trace(image, found))
-        print(f"{args.image}: {found['caption']}")
+        say(f"{args.image}: {found['caption']}")
     else:
         curves: dict[str, list[float]] = {}
         for path, captioner in zip(args.checkpoint, captioners):
@@ -58,5 +39,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         save_figure(stem, curves, draw_gradients(curves))
         back = min(10, args.steps - 1)
         for name, norms in curves.items():
-            print(f"{name}: after {back} steps {norms[back] / norms[0]:.2g} of the gradient is left")
-    print(f"wrote {stem}.png and {stem}.json")
+            say(f"{name}: after {back} steps {norms[back] / norms[0]:.2g} of the gradient is left")
+    say(f"wrote {stem}.png and {stem}.json")

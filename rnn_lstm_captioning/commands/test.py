@@ -3,7 +3,6 @@ test for every cell."""
 
 import json
 import math
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data.caption_file import SPLITS, CaptionData, Split, load_captions
+from ..data.caption_file import CaptionData, Split, load_captions
 from ..data.images import find_images, load_images
 from ..data.vocabulary import decode_captions, tokenize
 from ..errors import InputError, RunFailed
@@ -33,66 +32,14 @@ from ..model.decoding import Decoding
 from ..storage import replacing
 from ..training.batches import Pairs
 from ..training.features import FeaturePass, known_words, pool, prepare_pairs, references_of
-from ..training.settings import PRECISIONS
 from ..training.trainer import evaluate
-from .common import ArgumentParser, device, finite, non_negative, positive, script_for
-
-
-def get_args_parser(cell: str | None = None) -> ArgumentParser:
-    """The flags. Args: cell, of a script that evaluates this cell only."""
-    kind = f"checkpoint of the {cell} captioner" if cell else "checkpoint"
-    parser = ArgumentParser(description=f"Evaluate a {kind}, or caption your own images.")
-    what = parser.add_argument_group("what")
-    what.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="train_*.py writes it into cv/")
-    what.add_argument(
-        "--image", nargs="+", metavar="PATH", help="caption these images (or folders, or patterns); no data is loaded"
-    )
-    what.add_argument("--data", metavar="FILE", help="default: the file named in the checkpoint")
-    what.add_argument(
-        "--export", type=Path, metavar="FILE", help="write the model as .safetensors, to share it, and stop"
-    )
-    what.add_argument(
-        "--metrics",
-        action="store_true",
-        help="compute BLEU, ROUGE-L and CIDEr; write OUT/metrics.json and OUT/results.html",
-    )
-    what.add_argument(
-        "--baselines", action="store_true", help="with --metrics: the scores of trivial captions and of humans"
-    )
-    what.add_argument("--split", choices=SPLITS, default="val", help="what to evaluate on (%(default)s)")
-    decoding = parser.add_argument_group("decoding")
-    decoding.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="in words (%(default)s)")
-    decoding.add_argument("--beam", type=positive(int), default=1, metavar="K", help="beam width (1: greedy search)")
-    decoding.add_argument(
-        "--length-penalty", type=finite, default=0.0, metavar="X", help="rank by log p / length^X (%(default)s)"
-    )
-    decoding.add_argument("--temperature", type=positive(float), metavar="X", help="draw words at random instead")
-    decoding.add_argument("--top-k", type=positive(int), metavar="K", help="draw from the K most probable words")
-    decoding.add_argument(
-        "--top-p", type=positive(float), metavar="P", help="draw from the fewest words that together have probability P"
-    )
-    decoding.add_argument("--seed", type=non_negative(int), default=0, help="of the random words (%(default)s)")
-    decoding.add_argument("--allow-unk", action="store_true", help="captions may contain <UNK>")
-    output = parser.add_argument_group("output")
-    output.add_argument("--out", type=Path, metavar="DIR", help="the folder for figures (outputs; with --image: none)")
-    output.add_argument("--json", action="store_true", help="with --image: print JSON")
-    output.add_argument(
-        "--num-samples",
-        type=non_negative(int),
-        default=4,
-        metavar="N",
-        help="images of train and of val to draw (%(default)s)",
-    )
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="captions (%(default)s)")
-    machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda if there is a GPU")
-    machine.add_argument("--precision", choices=PRECISIONS, help="default: as it was trained")
-    return parser
+from .common import say, script_for, warn
+from .flags import test_flags
 
 
 def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> None:
     """Evaluate a checkpoint, or caption images, as the command line says. Args: cell, of a script for one cell."""
-    args = get_args_parser(cell).parse_args(arguments)
+    args = test_flags(cell).parse_args(arguments)
     decoding = Decoding(
         max_length=args.max_length,
         beam=args.beam,
@@ -114,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         if args.export.suffix != ".safetensors":
             raise InputError(f"--export {args.export}: the name of the file must end in .safetensors")
         export_safetensors(checkpoint, args.export)
-        print(f"wrote {args.export}; use it like a --checkpoint or --init")
+        say(f"wrote {args.export}; use it like a --checkpoint or --init")
     elif args.image and (args.metrics or args.baselines):
         raise InputError("--metrics and --baselines are for a data set, --image for your own images: use one")
     elif args.image:
@@ -146,7 +93,7 @@ def caption_files(captioner: ImageCaptioner, args: Namespace, decoding: Decoding
         reasons = dict(failed)
         for path in part:
             if path in reasons:
-                print(f"{path}: {reasons[path]}", file=sys.stderr)
+                warn(f"{path}: {reasons[path]}")
                 results.append({"image": str(path), "error": reasons[path]})
                 continue
             image, caption = next(captioned)
@@ -155,13 +102,14 @@ def caption_files(captioner: ImageCaptioner, args: Namespace, decoding: Decoding
             done += 1
             results.append({"image": str(path), "caption": caption.text, "log_prob": round(caption.log_prob, 4)})
             if not args.json:
-                print(f"{path}: {caption.text}", flush=True)
+                say(f"{path}: {caption.text}")
     if not done:
         raise InputError("none of the images could be read")
     if args.out:
-        print(f"images: {args.out}", file=sys.stderr)  # standard output has one line for each image
+        warn(f"images: {args.out}")  # standard output has one line for each image
     if args.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        for line in json.dumps(results, indent=2, ensure_ascii=False).splitlines():
+            say(line)
     if done < len(paths):
         raise RunFailed(f"{len(paths) - done} of {len(paths)} images could not be read; the others are captioned")
 
@@ -182,7 +130,7 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
     feature_pass = FeaturePass(precision=args.precision or checkpoint.settings.get("precision", "fp32"))
     pairs = prepare_pairs(captioner.model, data, args.split, feature_pass, cached=True)
     per_caption, per_word = evaluate(captioner.model, pairs, args.batch_size, feature_pass.precision)
-    print(
+    say(
         f"{args.split}: {len(split)} captions of {len(split.images)} images; loss {per_caption:.3f} nats per "
         f"caption, {per_word:.3f} nats per word, perplexity {math.exp(min(per_word, 99)):.2f} per word"
     )
@@ -191,7 +139,7 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
         assert pairs.features is not None
         captions = captioner.caption_features(pairs.features, decoding, batch_size=args.batch_size, generator=generator)
         right = sum(caption.words in map(tokenize, texts) for caption, texts in zip(captions, references))
-        print(f"{args.split}: {right / len(captions):.1%} of the captions are identical to one of their references")
+        say(f"{args.split}: {right / len(captions):.1%} of the captions are identical to one of their references")
         if metrics:
             scores, per_image = score_captions([caption.text for caption in captions], references)
             rows = {"the model": scores}
@@ -200,7 +148,7 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
             report_metrics(data, Scored(split.images, captions, references, per_image, rows), out, args, decoding)
     for name in ("train", "val"):
         draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding, generator)
-    print(f"images: {out}")
+    say(f"images: {out}")
 
 
 def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace, decoding: Decoding) -> None:
@@ -211,16 +159,16 @@ def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace
     settings = {k: v for k, v in asdict(decoding).items() if v is not None and k != "allow_unk"}
     known = "" if split.references else ", cut and without the words that the vocabulary does not contain"
     decoded = ", ".join(f"{name} {value}" for name, value in settings.items())
-    print(
+    say(
         f"{args.split}: {len(texts)} images, {min(counts)} to {max(counts)} references each{known}; decoding: {decoded}"
     )
     if max(counts) == 1:
-        print("one reference per image: these scores are far below the usual ones with five references")
-    print(f"{'in percent':<44}" + "".join(f"{name:>9}" for name in METRICS))
+        say("one reference per image: these scores are far below the usual ones with five references")
+    say(f"{'in percent':<44}" + "".join(f"{name:>9}" for name in METRICS))
     for name, row in scored.rows.items():
-        print(f"{name:<44}" + "".join(f"{row[metric]:9.1f}" for metric in METRICS))
+        say(f"{name:<44}" + "".join(f"{row[metric]:9.1f}" for metric in METRICS))
     varied = diversity(texts)
-    print(f"{varied['distinct']:.1%} of the captions are distinct, with {varied['words_used']} different words")
+    say(f"{varied['distinct']:.1%} of the captions are distinct, with {varied['words_used']} different words")
     images = [
         {"image": split.image_names[i] if split.image_names else i, "caption": texts[i]}
         | {"log_prob": scored.captions[i].log_prob, "references": scored.references[i]}
@@ -232,7 +180,7 @@ def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace
     with replacing(out / "metrics.json") as unfinished:
         unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
     save_results_page(out / "results.html", f"{args.checkpoint} on {data.source}, {args.split}", decoded, scored)
-    print(f"scores per image: {out / 'metrics.json'}; best, median and worst captions: {out / 'results.html'}")
+    say(f"scores per image: {out / 'metrics.json'}; best, median and worst captions: {out / 'results.html'}")
 
 
 def baselines(
@@ -248,7 +196,7 @@ def baselines(
     texts = known_words(train.captions, data)
     rows = {}
     best = single_best_caption(texts, references)
-    print(f"the single best caption: {best}")
+    say(f"the single best caption: {best}")
     rows["the single best caption for every image"] = score_captions([best] * len(references), references)[0]
     first = {image: text for image, text in zip(reversed(train.image_index.tolist()), reversed(texts))}
     described = torch.tensor(sorted(first))
@@ -299,7 +247,7 @@ def draw_samples(
     for k, (index, caption) in enumerate(zip(chosen.tolist(), captions)):
         rows = split.captions[split.image_index == index]
         references = split.references[index] if split.references else decode_captions(rows, captioner.model.idx_to_word)
-        print(f"{name} {index}: {caption.text}  (true: {references[0] if references else 'none'})")
+        say(f"{name} {index}: {caption.text}  (true: {references[0] if references else 'none'})")
         draw(out / f"{name}_{k}", split.images[index], caption, references)
 
 

@@ -1,5 +1,6 @@
 """Train a captioner: train_rnn.py, train_lstm.py, train_lstm_attention.py, and the command train for every cell."""
 
+import contextlib
 import os
 from argparse import Namespace
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ from ..data.caption_file import COCO_BYTES, COCO_PATH, CaptionData, download, lo
 from ..errors import InputError, RunFailed
 from ..evaluation.captions import default_device
 from ..evaluation.metrics import can_score
-from ..model.captioner import CaptioningRNN, ModelSettings, build_captioner
+from ..model.captioner import CaptioningRNN, build_captioner
 from ..model.checkpoint import Checkpoint, load_checkpoint, load_weights
+from ..model.settings import ModelSettings
+from ..storage import only_one
 from ..training import distributed
 from ..training.batches import Pairs
 from ..training.features import FeaturePass, prepare_training, references_of
@@ -25,29 +28,54 @@ from ..training.self_critical import SelfCritical
 from ..training.settings import DataSettings, TrainingSettings
 from ..training.trainer import Objective, Trainer, caption_loss
 from .common import say, script_for
-from .train_flags import ChosenCell, choose_cell, get_args_parser, model_settings_from, run_settings, settings_from
+from .flags import train_flags
+from .train_settings import ChosenCell, choose_cell, model_settings_from, run_settings, settings_from
 
 
 def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> None:
     """Train a captioner as the command line says. Args: cell, of a script that trains this cell only."""
-    args = get_args_parser(cell).parse_args(arguments)
+    args = train_flags(cell).parse_args(arguments)
     chosen = choose_cell(args.cell, cell)
     if args.self_critical and not (args.init or args.resume):
         raise InputError("--self-critical improves a trained captioner: name its checkpoint with --init")
     if args.deterministic:  # on a CPU, it always is
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    with distributed.process_group(args.device or default_device()) as used_device:
-        train(args, chosen, used_device)
+    with distributed.process_group(args.device or default_device()) as used_device, contextlib.ExitStack() as stack:
+        check_agreement(args, chosen)
+        out = args.out / "dry-run" if args.dry_run else args.out
+        distributed.from_rank_0(lambda: claim(out, chosen.name, stack))
+        train(args, chosen, out, used_device)
 
 
-def train(args: Namespace, chosen: ChosenCell, used_device: str) -> None:
-    """Train a captioner in this process, one of those that train together."""
+def claim(out: Path, cell: str, stack: contextlib.ExitStack) -> None:
+    """Until the stack is closed, no other process can train this cell into this folder."""
+    try:
+        stack.enter_context(only_one(out / f".{cell}.lock", f"training the {cell} into {out}"))
+    except OSError as error:
+        raise InputError(f"--out {out} can't be written to: {error.strerror}") from error
+
+
+def check_agreement(args: Namespace, chosen: ChosenCell) -> None:
+    """Raise InputError if the processes that train together have different flags or functions.
+
+    Paths may differ between machines: only rank 0 reads checkpoints and writes results, and the data are compared.
+    """
+    paths = ("data", "out", "init", "resume", "encoder_weights", "cell")
+    mine = {k: v for k, v in vars(args).items() if k not in (*paths, "device", "quiet")}
+    mine |= {name: bool(getattr(args, name)) for name in paths}
+    mine["cell"] = (chosen.name, chosen.file and chosen.file.read_text(encoding="utf-8", errors="replace"))
+    for others in distributed.all_gather(mine):
+        for name in mine:
+            if others[name] != mine[name]:
+                values = "" if name in paths else f" ({others[name]} and {mine[name]})"
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"the processes have different values of {flag}{values}: give all of them the same")
+
+
+def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> None:
+    """Train a captioner in this process, one of those that train together. Args: out, the folder of the run."""
     torch.manual_seed(args.seed)
-    out = args.out / "dry-run" if args.dry_run else args.out
-    out.mkdir(parents=True, exist_ok=True)  # find an error now, not after hours of training
-    if not os.access(out, os.W_OK):
-        raise InputError(f"--out {out} can't be written to")
     data = choose_data(args)
     stored_size = data.splits["train"].images.shape[-1]
     settings = settings_from(args, data.source)
@@ -151,9 +179,8 @@ def choose_data(args: Namespace) -> CaptionData:
     hint = "; --download fetches coco.pt, --data FILE takes your own" if source == "scenes" and not args.data else ""
     say(f"data: {'the built-in scenes' if source == 'scenes' else source}{hint}")
     data = load_captions(source)
-    captions = data.splits["train"].captions
-    summary = (data.idx_to_word, tuple(data.splits["train"].images.shape), tuple(captions.shape), int(captions.sum()))
-    if any(other != summary for other in distributed.all_gather(summary)):
+    contents = data.identity.split(", ")[-1]  # without the time of the file
+    if any(other != contents for other in distributed.all_gather(contents)):
         raise InputError(f"{source} is not the same file on all machines")
     if args.dry_run:
         data.splits = {name: split.first(4 * args.batch_size) for name, split in data.splits.items()}

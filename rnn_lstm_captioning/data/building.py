@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError, RunFailed
+from ..files import read_text
 from .images import try_to_load
 from .readers import add_list, read_captions
 from .vocabulary import build_vocabulary, encode_captions, tokenize
@@ -65,6 +66,10 @@ class BuildSettings:
             raise InputError("--size must be at least 32 and at most 1024")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise InputError("--val-fraction must lie between 0 and 1")
+        if self.out.is_dir():
+            raise InputError(f"--out {self.out} is a folder; name a file, such as {self.out / 'captions.pt'}")
+        if not self.out.parent.is_dir() and any(path.is_file() for path in self.out.parents):
+            raise InputError(f"--out {self.out} can't be written: a part of its name is a file")
         if self.out.resolve() in {path.resolve() for path in (self.captions, self.val_captions) if path}:
             raise InputError(f"--out {self.out} would overwrite the captions; choose another name")
 
@@ -143,8 +148,8 @@ def _read_lists(lists, captions, report):
         if path is None:
             continue
         try:
-            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
+            names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        except (OSError, ValueError) as error:
             raise InputError(f"--{split}-list {path} cannot be read: {error}") from error
         names = list(dict.fromkeys(names))
         add_list(report, f"{split}: images of the list without a caption", [n for n in names if n not in captions])

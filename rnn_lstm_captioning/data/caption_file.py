@@ -18,9 +18,9 @@ from urllib.request import Request, urlopen
 import torch
 
 from ..errors import InputError
-from ..storage import load
+from ..storage import fingerprint, load
 from .scenes import make_scenes
-from .vocabulary import END, NULL, SPECIAL_TOKENS, START
+from .vocabulary import END, LONGEST_WORD, NULL, SPECIAL_TOKENS, START
 
 COCO_URL = "http://web.eecs.umich.edu/~justincj/teaching/eecs498/coco.pt"
 COCO_BYTES = 396_583_632
@@ -89,8 +89,7 @@ def load_captions(source: str | Path) -> CaptionData:
             f"{path} is not a caption file that can be read safely: {error}; "
             "build one with python -m rnn_lstm_captioning build, or fetch coco.pt with --download"
         ) from error
-    status = path.stat()  # a hash of the contents would have to read gigabytes at every start
-    return check_captions(data, str(path), f"{status.st_size} bytes of {status.st_mtime_ns}")
+    return check_captions(data, str(path), fingerprint(path))
 
 
 def check_captions(data: object, source: str, identity: str = "") -> CaptionData:
@@ -162,6 +161,7 @@ def _check_vocabulary(vocab, demand):
     demand(
         all(isinstance(token, str) for token in tokens), "vocab['idx_to_token'] holds something that is not a string"
     )
+    demand(all(len(token) <= LONGEST_WORD for token in tokens), f"it has a word of more than {LONGEST_WORD} letters")
     demand(tokens[:4] == SPECIAL_TOKENS, f"the vocabulary begins with {tokens[:4]}, wanted {SPECIAL_TOKENS}")
     demand(
         len(tokens) == len(indices)

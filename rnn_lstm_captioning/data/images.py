@@ -5,13 +5,15 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.functional import pil_to_tensor
+
+from ..files import open_file
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -27,6 +29,7 @@ TURNS = {  # EXIF orientation -> what turns the image upright
     8: Image.Transpose.ROTATE_90,
 }
 ImageSource = str | Path | BinaryIO | Image.Image
+LARGEST = 1e9  # bytes, of a file
 MAX_PIXELS = 90_000_000  # more than most cameras take; a small file can claim billions
 
 
@@ -48,16 +51,24 @@ def open_image(path: ImageSource, enough: int) -> Image.Image:
     Raises: OSError or ValueError if Pillow can't decode it.
     """
     try:
-        with nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
+        with ExitStack() as stack:
+            image = path if isinstance(path, Image.Image) else stack.enter_context(_opened(path, stack))
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it is too large: {image.width}x{image.height} pixels")
             if image is not path:  # decoding a JPEG at a fraction of its size is much faster
                 image.draft("RGB", (enough, enough))
             return _to_rgb(_upright(image))
+    except UnidentifiedImageError as error:
+        raise ValueError("it is not an image of a known kind (JPEG, PNG, WebP, GIF, BMP, TIFF)") from error
     except Image.DecompressionBombError as error:
         raise ValueError("it is far too large") from error
     except DAMAGE as error:
         raise ValueError(f"it is damaged: {error}") from error
+
+
+def _opened(path, stack):
+    """The image in a file, or at a path: this file is closed with the stack."""
+    return Image.open(stack.enter_context(open_file(path, LARGEST)) if isinstance(path, str | Path) else path)
 
 
 def _upright(image):
@@ -127,7 +138,10 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             found += sorted(child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES)
         elif not path.exists() and glob.has_magic(str(path)):
-            found += sorted(map(Path, glob.glob(str(path), recursive=True)))
+            # Path.glob, unlike glob.glob, does not follow links in circles
+            pattern = str(path.relative_to(path.anchor))
+            visible = (p for p in Path(path.anchor or ".").glob(pattern) if not p.name.startswith("."))
+            found += sorted(visible)
         else:
             found.append(path)
     return found

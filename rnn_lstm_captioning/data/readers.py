@@ -9,6 +9,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
+from ..files import read_text
 from .vocabulary import has_words
 
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -27,10 +28,10 @@ def read_captions(
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError as error:
         raise InputError(f"{flag} {path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{flag} {path} cannot be read as UTF-8 text: {error}") from error
     problems: dict[str, list[str]] = {}
     read = _read_json if text.lstrip()[:1] in ("{", "[") else _read_lines

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 NULL, START, END, UNK = range(4)
+LONGEST_WORD = 1000  # letters
 SPECIAL_TOKENS = ["<NULL>", "<START>", "<END>", "<UNK>"]
 
 
@@ -49,7 +50,7 @@ def build_vocabulary(captions: Iterable[list[str]], word_threshold: int = 1) -> 
         in alphabetical order; and a Counter of all words.
     """
     counts: Counter[str] = Counter(word for caption in captions for word in caption)
-    kept = [word for word, count in counts.items() if count >= word_threshold]
+    kept = [word for word, count in counts.items() if count >= word_threshold and len(word) <= LONGEST_WORD]
     return SPECIAL_TOKENS + sorted(kept, key=lambda word: (-counts[word], word)), counts
 
 

@@ -90,6 +90,8 @@ class ImageCaptioner:
         for batch in features.split(batch_size) if len(features) else ():
             with evaluating(self.model):
                 found = decode(self.model, batch.to(self.device), decoding, indices, generator)
+            if found.log_probs.isnan().any():
+                raise InputError("the model's scores are not numbers (NaN): its weights or the features are damaged")
             attention = [None] * len(batch) if found.attn_weights is None else found.attn_weights.cpu()
             for row, log_prob, weights in zip(found.captions.tolist(), found.log_probs.tolist(), attention):
                 words = [self.model.idx_to_word[word] for word in row if word not in (NULL, END)]

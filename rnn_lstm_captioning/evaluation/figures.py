@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, shorten
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from ..storage import replacing
+from ..text import printable
 
 BAND = 25  # pixels above an image for its word
 
@@ -28,7 +29,7 @@ def save_loss_curve(path: str | Path, history: Sequence[dict], title: str) -> No
     epochs = [row["epoch"] for row in history]
     for split in ("train", "val"):
         axes.plot(epochs, [row[f"{split}_loss"] for row in history], marker="o", markersize=3, label=split)
-    axes.set_title(title, parse_math=False)  # a file name may contain $ signs: cost_$5_$6.pt
+    axes.set_title(_lines(title, 70), parse_math=False)  # a file name may contain $ signs: cost_$5_$6.pt
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -38,7 +39,7 @@ def save_loss_curve(path: str | Path, history: Sequence[dict], title: str) -> No
 
 def save_captioned_image(path: str | Path, image: Tensor, caption: str, references: Sequence[str]) -> None:
     """An image (uint8 (3, S, S)) with its generated caption and its references, as PNG."""
-    title, below = fill(caption or "(no words)", 44), "\n".join(fill(text, 64) for text in references)
+    title, below = _lines(caption or "(no words)", 44), "\n".join(_lines(text, 64) for text in references)
     figure = Figure(figsize=(5, 5.2 + 0.25 * title.count("\n") + 0.2 * len(below.splitlines())), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(image.permute(1, 2, 0).numpy())
@@ -55,7 +56,7 @@ def save_contact_sheet(path: str | Path, images: Sequence[Tensor], texts: Sequen
     figure = Figure(figsize=(2.6 * columns, 3.2 * rows), layout="constrained")
     for axes, image, text in zip(figure.subplots(rows, columns, squeeze=False).flat, images, texts):
         axes.imshow(image.permute(1, 2, 0).numpy())
-        axes.set_title(fill(text, 32), y=-0.06, va="top", fontsize=8, parse_math=False)
+        axes.set_title(_lines(text, 32), y=-0.06, va="top", fontsize=8, parse_math=False)
     for axes in figure.axes:
         axes.set_axis_off()
     _save_figure(figure, path)
@@ -86,6 +87,7 @@ def attention_visualizer(img: Tensor, attn_weights: Tensor, token: str) -> Tenso
     height, width = img.shape[1:]
     canvas = Image.new("RGB", (width, height + BAND), "white")
     canvas.paste(Image.fromarray(attention_overlay(img, attn_weights).permute(1, 2, 0).numpy()), (0, BAND))
+    token = printable(token)[:60]
     font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 16)
     if font.getlength(token) > width - 4:
         font = font.font_variant(size=max(1, int(16 * (width - 4) / font.getlength(token))))
@@ -130,6 +132,11 @@ def jpeg_bytes(image: Tensor) -> bytes:
     buffer = io.BytesIO()
     _as_pil(image).save(buffer, "jpeg", quality=85)
     return buffer.getvalue()
+
+
+def _lines(text, width):
+    """Text for a figure: its beginning, if it is very long, in lines of at most this width."""
+    return fill(printable(shorten(text, 400, placeholder=" ...") if len(text) > 400 else text), width)
 
 
 def _enlarged(image, side):

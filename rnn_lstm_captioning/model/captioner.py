@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,9 +14,7 @@ from ..data.vocabulary import NULL, SPECIAL_TOKENS
 from ..errors import InputError
 from .decoding import greedy_search
 from .encoder import ImageEncoder
-
-IMAGE_INPUTS = ("h0", "first-token")
-IMAGE_NORMS = ("none", "batchnorm")
+from .settings import IMAGE_INPUTS, IMAGE_NORMS, ModelSettings
 
 
 class CaptioningRNN(nn.Module):
@@ -209,22 +206,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 # ----------------------------------------------------------------------- a captioner from its settings
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """The settings of a captioner; :class:`CaptioningRNN` and :class:`ImageEncoder` explain each value."""
-
-    cell: str = "lstm"
-    encoder: str = "regnet_x_400mf"
-    finetune_encoder: bool = False  # train the CNN too
-    image_size: int | None = None  # pixels, of the images that the CNN is fed; None: the stored size
-    image_input: str = "h0"
-    image_norm: str = "none"
-    hidden_dim: int = 512
-    wordvec_dim: int = 256
-    dropout: float = 0.25
-    feature_dropout: float = 0.5
 
 
 def build_captioner(

@@ -10,15 +10,20 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ..cells import CELLS
+from ..data.vocabulary import LONGEST_WORD
 from ..errors import InputError
+from ..files import open_file
 from ..storage import load, replacing, save
-from .captioner import CaptioningRNN, ModelSettings, build_captioner, settings_of
+from .captioner import CaptioningRNN, build_captioner, settings_of
+from .settings import ModelSettings
 
+LARGEST_IMAGE = 2048  # pixels, the side of an image
 FORMAT = 2  # 2 added image_input, image_norm and image_size to the settings; files of format 1 have their defaults
 METADATA = "rnn_lstm_captioning"  # in a safetensors file, the key of everything except the weights
 # attribute -> its key in the file, and its type there
@@ -99,8 +104,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{path} has settings that are not plain values")
     if not all(isinstance(word, str) for word in found.idx_to_word):
         raise InputError(f"{path} has words that are not text")
-    if not 1 <= found.stored_size <= 8192:
-        raise InputError(f"{path} says that its images have {found.stored_size} pixels")
+    for size in (found.stored_size, found.settings.get("image_size") or found.stored_size):
+        if not isinstance(size, int) or not 1 <= size <= LARGEST_IMAGE:
+            raise InputError(f"{path} says that its images have {size} pixels; at most {LARGEST_IMAGE} can be used")
+    if not all(len(word) <= LONGEST_WORD for word in found.idx_to_word):
+        raise InputError(f"{path} has a word of more than {LONGEST_WORD} letters")
+    for name, tensor in found.weights.items():
+        if isinstance(tensor, Tensor) and not tensor.isfinite().all():
+            raise InputError(f"{path} holds weights that are infinite or NaN, in {name}: its training went wrong")
     if found.cell not in CELLS:
         raise InputError(f"{path} names an unknown cell, {found.cell}")
     return found
@@ -115,7 +126,9 @@ def restore_captioner(checkpoint: Checkpoint, path: str | Path) -> CaptioningRNN
         captioner.load_state_dict(checkpoint.weights)
         side = min(checkpoint.stored_size, 64)
         # this fails if the images are too small for the CNN
-        captioner.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        features = captioner.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        if not features.isfinite().all():
+            raise ValueError("its features are infinite or NaN")
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         what = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is damaged: its weights don't fit its settings ({what})") from error
@@ -176,12 +189,12 @@ def export_safetensors(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def _read_safetensors(path):
-    if not Path(path).exists():
-        raise FileNotFoundError(path)
+    with open_file(path) as file:
+        content = file.read()  # not mapped: another program may change the file
     try:
-        with safe_open(path, "pt") as file:
-            raw = json.loads((file.metadata() or {}).get(METADATA, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is not a dict
+        tensors = deserialize(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        raw = json.loads(header.get("__metadata__", {}).get(METADATA, "{}"))
     except (SafetensorError, RecursionError) as error:
         raise ValueError(f"it is damaged, or of another kind ({error})") from error
     if not isinstance(raw, dict) or raw.pop("sha256", None) != _digest(tensors):

@@ -93,11 +93,13 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images (N, 3, height, width), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
-        if images.dim() != 4 or images.shape[1] != 3:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
+        if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ValueError(f"images has shape {tuple(images.shape)}, wanted (N, 3, height, width)")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(f"images has dtype {images.dtype}, wanted uint8, or floats in [0, 1]")
-        if images.dtype != torch.uint8 and (images.amin() < 0 or images.amax() > 1):
+        if images.dtype != torch.uint8 and not (images.amin() >= 0 and images.amax() <= 1):  # NaN is not, either
             raise ValueError(
                 "images are floats outside [0, 1]: divide by 255, and don't normalise; the encoder does that"
             )
@@ -156,4 +158,7 @@ def _load_weights(network, name, state, source):
             f"{source} does not fit --encoder {name}: {len(differing)} tensors are missing, "
             f"not needed or of another shape, such as {differing[0]}"
         )
+    infinite = [key for key, value in state.items() if not value.isfinite().all()]
+    if infinite:
+        raise InputError(f"{source} has weights that are infinite or NaN, in {infinite[0]}")
     network.load_state_dict(state, strict=False)  # only num_batches_tracked is missing, as checked above

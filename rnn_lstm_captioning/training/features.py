@@ -15,10 +15,12 @@ from tqdm import tqdm
 
 from ..data.caption_file import CaptionData, Split
 from ..data.vocabulary import decode_captions
-from ..errors import InputError
+from ..errors import InputError, RunFailed
+from ..files import open_file
 from ..model.captioner import CaptioningRNN, evaluating
 from ..model.encoder import ImageEncoder
 from ..storage import cache_folder, replacing
+from ..text import printable
 from . import distributed
 from .batches import Pairs
 from .precision import autocast
@@ -171,7 +173,7 @@ def encode_all(
         _fill(features, images, encode, feature_pass.batch_size, progress)
         return torch.from_numpy(features)
     path = _cache_path(encoder, stem, f"{identity} {shape} {encoder.image_size} {feature_pass.precision}")
-    if distributed.any_rank(not path.exists()):
+    if distributed.any_rank(_open_cache(path, shape) is None):
         if distributed.is_local_rank_0():
             with replacing(path) as unfinished:
                 mapped = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
@@ -184,9 +186,28 @@ def encode_all(
         else:
             _fill(None, images, encode, feature_pass.batch_size, progress)
         distributed.any_rank(False)  # wait until the file is there
+    cached = _open_cache(path, shape)
+    if cached is None:
+        raise RunFailed(f"{path} was changed by another program while it was used")
     with warnings.catch_warnings():  # torch has no read-only tensors; nobody writes into these
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.load(path, mmap_mode="r"))
+        return torch.from_numpy(cached)
+
+
+def _open_cache(path, shape):
+    """Map the cached features into memory; None if there are none, or, with a warning, if the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        open_file(path).close()
+        cached = np.load(path, mmap_mode="r")
+        if not isinstance(cached, np.ndarray) or (cached.shape, cached.dtype) != (shape, np.float16):
+            raise ValueError("it holds something else")
+    except (OSError, ValueError, EOFError) as error:
+        reason = printable(str(error) or "it is empty")[:200]
+        warnings.warn(f"{path} can't be used ({reason}): the features are computed again", stacklevel=2)
+        return None
+    return cached
 
 
 def _cache_path(encoder, stem, identity):

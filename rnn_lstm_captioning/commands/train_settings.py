@@ -1,0 +1,97 @@
+"""The settings that the flags of the train scripts become."""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from ..cells import CELLS
+from ..errors import InputError
+from ..model.captioner import ModelSettings
+from ..training import distributed
+from ..training.settings import DataSettings, TrainingSettings
+from .common import script_for
+
+
+class ChosenCell(NamedTuple):
+    """The cell to train, and the learner's file with its functions, if there is one."""
+
+    name: str
+    file: Path | None
+
+
+def choose_cell(text: str | None, cell: str | None) -> ChosenCell:
+    """What --cell names, in a script for one cell or in the command train."""
+    if text is None:
+        return ChosenCell(cell or "lstm", None)
+    if text in CELLS:
+        if cell not in (None, text):
+            raise InputError(f"this script trains the {cell}; use {script_for('train', text)}")
+        return ChosenCell(text, None)
+    from ..classroom.own_cell import find_cell  # imported here: few runs need the checker
+
+    file, _, name = text.rpartition(":")
+    if file and name in CELLS:
+        if cell not in (None, name):
+            raise InputError(f"this script trains the {cell}; use {script_for('train', name, Path(file))}")
+        return ChosenCell(name, Path(file))
+    return ChosenCell(cell or find_cell(Path(text)), Path(text))
+
+
+class Settings(NamedTuple):
+    """What the flags say about data and training."""
+
+    data: DataSettings
+    training: TrainingSettings
+
+
+def settings_from(args: Namespace, source: str) -> Settings:
+    """The flags as settings. Args: source of the data, a path or "scenes"."""
+    default_weights = "none" if source == "scenes" else "imagenet"
+    data = DataSettings(source, args.num_train, args.augment, args.encoder_weights or default_weights)
+    training = TrainingSettings(
+        epochs=1 if args.dry_run else args.epochs,
+        batch_size=args.batch_size,
+        batching=args.batching,
+        optimizer=args.optimizer,
+        learning_rate=args.learning_rate,
+        schedule=args.schedule,
+        warmup=args.warmup,
+        clip=args.clip,
+        weight_decay=args.weight_decay,
+        patience=args.patience,
+        self_critical=args.self_critical,
+        seed=args.seed,
+        precision=args.precision,
+        save_every=args.save_every,
+        dry_run=args.dry_run,
+        quiet=args.quiet or distributed.rank() > 0,
+    )
+    return Settings(data, training)
+
+
+def model_settings_from(args: Namespace, cell: str, stored_size: int) -> ModelSettings:
+    """The flags as the model's settings. Args: stored_size, of the data's images, in pixels."""
+    image_size = args.image_size
+    if args.augment:  # the classic recipe crops 224 pixels from images of 256
+        image_size = image_size or stored_size * 7 // 8
+        if image_size > stored_size:
+            raise InputError(f"--augment can't crop {image_size} pixels from images of {stored_size}")
+    return ModelSettings(
+        cell=cell,
+        encoder=args.encoder,
+        finetune_encoder=args.finetune_encoder,
+        image_size=image_size,
+        image_input=getattr(args, "image_input", "h0"),
+        image_norm=getattr(args, "image_norm", "none"),
+        hidden_dim=args.hidden_dim,
+        wordvec_dim=args.wordvec_dim,
+        dropout=args.dropout,
+        feature_dropout=args.feature_dropout,
+    )
+
+
+def run_settings(settings: Settings, chosen: ChosenCell) -> dict:
+    """The settings of a run as plain values, for its checkpoints."""
+    own = {"own_cell": str(chosen.file)} if chosen.file else {}
+    return asdict(settings.data) | asdict(settings.training) | own

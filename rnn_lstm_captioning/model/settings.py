@@ -1,0 +1,22 @@
+"""The settings of a captioner, as plain values. Each field has the name of a flag of train_*.py."""
+
+from dataclasses import dataclass
+
+IMAGE_INPUTS = ("h0", "first-token")
+IMAGE_NORMS = ("none", "batchnorm")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The settings of a captioner; ``CaptioningRNN`` and ``ImageEncoder`` explain each value."""
+
+    cell: str = "lstm"
+    encoder: str = "regnet_x_400mf"
+    finetune_encoder: bool = False  # train the CNN too
+    image_size: int | None = None  # pixels, of the images that the CNN is fed; None: the stored size
+    image_input: str = "h0"
+    image_norm: str = "none"
+    hidden_dim: int = 512
+    wordvec_dim: int = 256
+    dropout: float = 0.25
+    feature_dropout: float = 0.5
