@@ -32,7 +32,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     host = re.sub(r"\W", "", socket.gethostname())
     unfinished = path.with_name(f".{path.stem}.{host}.{os.getpid()}{path.suffix}")  # the suffix sets the format
     for left in path.parent.glob(f".{glob.escape(path.stem)}.{host}.*{path.suffix}"):
-        if not _is_running(left.suffixes[-2][1:] if path.suffix else left.suffix[1:]):
+        if not is_running(left.suffixes[-2][1:] if path.suffix else left.suffix[1:]):
             left.unlink(missing_ok=True)
     try:
         yield unfinished
@@ -88,7 +88,8 @@ def _sync(path):
         os.close(handle)
 
 
-def _is_running(pid):
+def is_running(pid: str) -> bool:
+    """Whether a process of this machine runs, as far as we can know."""
     if os.name != "posix" or not pid.isdigit():
         return True  # we can't know: assume that it runs
     try:

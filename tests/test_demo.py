@@ -46,6 +46,10 @@ def captioners(trained_cells):
 def site(trained_cells, tmp_path_factory):
     """The address of a running page, and the folder of its temporary files."""
     folder = tmp_path_factory.mktemp("temporary")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (folder / f"rnn_lstm_captioning-{dead.pid}-left").mkdir()  # of a page that was killed
+    (folder / f"rnn_lstm_captioning-{dead.pid}-left" / "photo.jpg").touch()
     checkpoints = [str(trained_cells / f"{cell}_best.pt") for cell in CELLS]
     code = f"from rnn_lstm_captioning.classroom import page; page.KEPT = {KEPT}; "
     code += "from rnn_lstm_captioning.commands import common, demo; common.run_command(demo.main)"

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import run_test, run_train
@@ -14,7 +15,6 @@ from rnn_lstm_captioning import load_captioner
 from rnn_lstm_captioning.data.caption_file import load_captions
 from rnn_lstm_captioning.model.checkpoint import load_checkpoint
 from rnn_lstm_captioning.model.decoding import Decoding
-from rnn_lstm_captioning.training import features
 from rnn_lstm_captioning.training.features import prepare_pairs
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -40,14 +40,15 @@ def test_an_old_checkpoint_writes_the_same_captions(folder):
     assert [c.log_prob for c in found] == pytest.approx([-47.63829, -47.50288, -47.50741], rel=1e-4)
 
 
-def test_an_old_feature_cache_is_used(folder, monkeypatch):
-    def compute(*_):
-        raise AssertionError("the features were computed again")
-
-    monkeypatch.setattr(features, "_fill", compute)
+def test_the_features_are_those_of_an_old_cache(folder):
+    """An old cache is not used, because its name does not depend on what is in the caption file; a new one is made."""
+    (old,) = folder.glob("*.npy")
     captioner = load_captioner(folder / "format2_lstm_last.pt", "cpu").model
     pairs = prepare_pairs(captioner, load_captions(folder / "format2_scenes.pt"), "val")
+    expected = torch.from_numpy(np.load(old)).float().mean((2, 3), keepdim=True)
     assert pairs.features.shape == (3, 1024, 1, 1)
+    assert torch.allclose(pairs.features.float(), expected, rtol=1e-2, atol=1e-3)
+    assert len(list(folder.glob("*.npy"))) == 2
 
 
 def test_an_old_run_can_be_evaluated_and_resumed(folder, monkeypatch, capsys):

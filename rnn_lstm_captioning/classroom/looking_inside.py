@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..cells import CELLS, RecurrentCell
 from ..data.vocabulary import END, START
-from ..evaluation.figures import attention_overlay
+from ..evaluation.figures import attention_overlay, in_all_fonts, write_figure
 from ..model.captioner import CaptioningRNN, evaluating
 from ..model.decoding import next_scores
 from ..storage import replacing
@@ -21,8 +21,7 @@ def save_figure(stem: str | Path, found: dict, figure: Figure) -> None:
     """Write ``stem.json`` and ``stem.png``."""
     with replacing(f"{stem}.json") as unfinished:
         unfinished.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-    with replacing(f"{stem}.png") as unfinished:
-        figure.savefig(unfinished, dpi=110)
+    write_figure(figure, f"{stem}.png", dpi=110)
 
 
 # -------------------------------------------------------------------------------- one caption
@@ -60,6 +59,7 @@ def trace(model: CaptioningRNN, image: Tensor, max_length: int = 15, top: int = 
     return {"cell": model.cell_type, "caption": caption, "steps": steps}
 
 
+@in_all_fonts
 def draw_trace(image: Tensor, found: dict) -> Figure:
     """The figure of a trace: where the model looked, the most probable words, and the values inside the cell."""
     steps = found["steps"]

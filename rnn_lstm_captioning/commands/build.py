@@ -48,7 +48,7 @@ def build(settings: BuildSettings) -> None:
     save(data, out)
     report_path = out.with_name(out.stem + "_report.txt")
     with replacing(report_path) as unfinished:
-        unfinished.write_text("\n".join(report) + "\n", encoding="utf-8")
+        unfinished.write_text("\n".join(report) + "\n", encoding="utf-8", errors="backslashreplace")
     remove_parts(out)
     for line in report:
         if not line.startswith("  "):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import tempfile
@@ -17,8 +18,11 @@ from ..data.images import find_images, load_images
 from ..data.scenes import draw_scene
 from ..errors import InputError
 from ..evaluation.captions import load_captioner
+from ..storage import is_running
 from .common import say, warn
 from .flags import demo_flags
+
+PREFIX = "rnn_lstm_captioning-"  # of the temporary folder; the number of the process follows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("SIGTERM", "SIGHUP"):  # end normally, so that the temporary folder is deleted
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)
-    with tempfile.TemporaryDirectory() as folder:
+    remove_left_folders()
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         examples = example_images(args.examples, Path(folder))
         for captioner in captioners:  # the first caption of a process is slow
@@ -58,6 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )  # fmt: skip
         say(f"the page is at {url} (Ctrl-C ends it)")
         page.block_thread()
+
+
+def remove_left_folders() -> None:
+    """Delete the temporary folders of pages that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        if not is_running(folder.name.removeprefix(PREFIX).partition("-")[0]):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def example_images(paths: Sequence[str] | None, folder: Path) -> list[str]:

@@ -3,6 +3,7 @@ test for every cell."""
 
 import json
 import math
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -60,6 +61,8 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
     if args.export:
         if args.export.suffix != ".safetensors":
             raise InputError(f"--export {args.export}: the name of the file must end in .safetensors")
+        if os.path.realpath(args.export) == os.path.realpath(args.checkpoint):
+            raise InputError(f"--export {args.export} is the checkpoint itself; choose another name")
         export_safetensors(checkpoint, args.export)
         say(f"wrote {args.export}; use it like a --checkpoint or --init")
     elif args.image and (args.metrics or args.baselines):
@@ -83,6 +86,10 @@ def caption_files(captioner: ImageCaptioner, args: Namespace, decoding: Decoding
     paths = find_images(args.image)
     if not paths:
         raise InputError(f"there are no images in {', '.join(args.image)}")
+    if args.out and os.path.realpath(args.out) in {os.path.realpath(path.parent) for path in paths}:
+        raise InputError(
+            f"--out {args.out} has the images to caption, and figures could overwrite them: choose another"
+        )
     generator = make_generator(args, decoding, captioner.device)
     results: list[dict] = []
     done = 0

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..cells import CELLS
 from ..errors import InputError
-from ..model.captioner import ModelSettings
+from ..model.settings import LARGEST_IMAGE, ModelSettings
 from ..training import distributed
 from ..training.settings import DataSettings, TrainingSettings
 from .common import script_for
@@ -73,6 +73,8 @@ def settings_from(args: Namespace, source: str) -> Settings:
 def model_settings_from(args: Namespace, cell: str, stored_size: int) -> ModelSettings:
     """The flags as the model's settings. Args: stored_size, of the data's images, in pixels."""
     image_size = args.image_size
+    if image_size and image_size > LARGEST_IMAGE:
+        raise InputError(f"--image-size {image_size} is too large; it can be at most {LARGEST_IMAGE}")
     if args.augment:  # the classic recipe crops 224 pixels from images of 256
         image_size = image_size or stored_size * 7 // 8
         if image_size > stored_size:

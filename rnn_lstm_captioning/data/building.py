@@ -66,11 +66,15 @@ class BuildSettings:
             raise InputError("--size must be at least 32 and at most 1024")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise InputError("--val-fraction must lie between 0 and 1")
+        if self.out.suffix != ".pt":
+            raise InputError(f"--out {self.out}: the name of a caption file must end in .pt")
         if self.out.is_dir():
             raise InputError(f"--out {self.out} is a folder; name a file, such as {self.out / 'captions.pt'}")
         if not self.out.parent.is_dir() and any(path.is_file() for path in self.out.parents):
             raise InputError(f"--out {self.out} can't be written: a part of its name is a file")
-        if self.out.resolve() in {path.resolve() for path in (self.captions, self.val_captions) if path}:
+        if os.path.realpath(self.out) in {
+            os.path.realpath(path) for path in (self.captions, self.val_captions) if path
+        }:
             raise InputError(f"--out {self.out} would overwrite the captions; choose another name")
 
 
@@ -168,14 +172,14 @@ def _parts_folder(settings, sources):
     """The folder for unfinished parts: each set of images has its own for each stored size."""
     key = hashlib.sha256(str(settings.stored_size).encode())
     for split, source in sources.items():
-        key.update("\0".join((split, str(source.folder.resolve()), *source.names)).encode())
+        key.update("\0".join((split, os.path.realpath(source.folder), *source.names)).encode())
     needed = 2 * sum(len(source.names) for source in sources.values()) * 3 * settings.stored_size**2
     folder = settings.out.parent
     folder.mkdir(parents=True, exist_ok=True)
     parts = folder / f".{settings.out.name}.parts-{key.hexdigest()[:12]}"
     free = shutil.disk_usage(folder).free
     if not parts.exists() and free < needed:
-        raise RunFailed(f"{folder} has {free / 1e9:.1f} GB free, the build needs {needed / 1e9:.1f} GB")
+        raise RunFailed(f"{folder} has {free / 1e6:,.0f} MB free, the build needs {needed / 1e6:,.0f} MB")
     parts.mkdir(exist_ok=True)
     return parts
 

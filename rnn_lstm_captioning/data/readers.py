@@ -43,7 +43,9 @@ def read_captions(
         if not _is_file_name(name):
             shown = name if isinstance(name, str) and name.isprintable() else ascii(name)
             problems.setdefault("image names that can't be used", []).append(shown)
-        elif not has_words(caption):
+        elif not isinstance(caption, str):
+            problems.setdefault("captions that are not text", []).append(f"{name}: {caption!r}")
+        elif not has_words(caption := caption.encode("utf-8", "replace").decode()):  # half a character can't be stored
             problems.setdefault("captions without a word in them", []).append(f"{name}: {caption!r}")
         else:
             captions.setdefault(name, []).append(caption)
@@ -104,11 +106,9 @@ def _read_coco(images, annotations, problems):
         name, caption = names.get(note["image_id"]), note["caption"]
         if name is None:
             problems.setdefault("captions without an image", []).append(f"image {note['image_id']}: {caption!r}")
-        elif not isinstance(caption, str):
-            problems.setdefault("captions that are not text", []).append(f"{name}: {caption!r}")
         else:
             described.add(name)
-            yield name, caption.strip(), None
+            yield name, caption.strip() if isinstance(caption, str) else caption, None
     without = [name for name in names.values() if name not in described]
     if without:
         problems["images without a caption"] = without
@@ -126,7 +126,7 @@ def _read_karpathy(images, problems):
         if not image["sentences"]:
             problems.setdefault("images without a caption", []).append(name)
         for sentence in image["sentences"]:
-            yield name, sentence["raw"].strip(), split
+            yield name, sentence["raw"], split
 
 
 def _read_lines(text, path, problems):
@@ -151,15 +151,24 @@ def _read_csv(text, path, problems):
     rows = csv.reader(text.splitlines(keepends=True))
     try:
         header = [name.strip().lower() for name in next(rows, [])]
-        if header[:2] != ["image", "caption"]:
+        if header.count("image") != 1 or header.count("caption") != 1:
             raise InputError(
                 f"--captions {path}: the first line must be image,caption (or use a COCO or Karpathy JSON, or "
                 "Flickr's .token.txt)"
             )
+        image, caption = header.index("image"), header.index("caption")
         for row in filter(None, rows):
-            if len(row) < 2:
-                problems.setdefault("lines without a caption", []).append(f"line {rows.line_num}: {row[0][:80]}")
-            else:  # an unquoted comma inside a caption: the rest of the row belongs to it
+            line = f"line {rows.line_num}: {row[0][:80]}"
+            if len(row) <= max(image, caption):
+                problems.setdefault("lines without a caption", []).append(line)
+            elif header == [
+                "image",
+                "caption",
+            ]:  # the rest of the row is the caption: its commas need no quotes
                 yield row[0].strip(), ",".join(row[1:]).strip(), None
+            elif len(row) > len(header):
+                problems.setdefault("lines with more columns than the first line", []).append(line)
+            else:
+                yield row[image].strip(), row[caption].strip(), None
     except csv.Error as error:
         raise InputError(f"--captions {path}, line {rows.line_num}: {error}") from error

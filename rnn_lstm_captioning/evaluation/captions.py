@@ -18,6 +18,8 @@ from ..model.captioner import CaptioningRNN, evaluating
 from ..model.checkpoint import load_checkpoint, restore_captioner
 from ..model.decoding import Decoding, allowed, decode
 
+PIXELS = 64 * 512 * 512  # that the CNN is fed at a time: a few gigabytes
+
 
 class Caption(NamedTuple):
     """A caption of one image."""
@@ -69,6 +71,7 @@ class ImageCaptioner:
     ) -> list[Caption]:
         """Images uint8 (N, 3, S, S) -> a list of N :class:`Caption`."""
         captions = []
+        batch_size = max(1, min(batch_size, PIXELS // images[0, 0].numel())) if len(images) else 1
         for batch in images.split(batch_size) if len(images) else ():
             with evaluating(self.model):
                 features = self.model.encode(batch.to(self.device))

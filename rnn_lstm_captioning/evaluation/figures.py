@@ -1,11 +1,15 @@
 """Figures: the loss curve, a captioned image, and where the attention looks. They need no screen."""
 
+import functools
 import io
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill, shorten
+from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib import font_manager
@@ -20,8 +24,16 @@ from ..storage import replacing
 from ..text import printable
 
 BAND = 25  # pixels above an image for its word
+# matplotlib's own font has no Asian scripts; from these, the installed ones are added
+MORE_FONTS = """Noto Sans CJK SC,Noto Sans CJK JP,WenQuanYi Micro Hei,Microsoft YaHei,Malgun Gothic,Hiragino Sans,
+    PingFang SC,Apple SD Gothic Neo,Noto Sans,Noto Sans Arabic,Noto Sans Devanagari,Noto Sans Thai,Noto Sans Hebrew,
+    Noto Sans Bengali,Noto Sans Tamil,Nirmala UI,Leelawadee UI,Arial Unicode MS,FreeSans,Unifont"""
+_installed = set(font_manager.get_font_names())
+FONTS = ["DejaVu Sans", *(name for name in map(str.strip, MORE_FONTS.split(",")) if name in _installed)]
+in_all_fonts = matplotlib.rc_context({"font.family": FONTS})  # a decorator
 
 
+@in_all_fonts
 def save_loss_curve(path: str | Path, history: Sequence[dict], title: str) -> None:
     """The loss per caption on both splits over the epochs, as PNG."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -37,6 +49,7 @@ def save_loss_curve(path: str | Path, history: Sequence[dict], title: str) -> No
     _save_figure(figure, path)
 
 
+@in_all_fonts
 def save_captioned_image(path: str | Path, image: Tensor, caption: str, references: Sequence[str]) -> None:
     """An image (uint8 (3, S, S)) with its generated caption and its references, as PNG."""
     title, below = _lines(caption or "(no words)", 44), "\n".join(_lines(text, 64) for text in references)
@@ -50,6 +63,7 @@ def save_captioned_image(path: str | Path, image: Tensor, caption: str, referenc
     _save_figure(figure, path)
 
 
+@in_all_fonts
 def save_contact_sheet(path: str | Path, images: Sequence[Tensor], texts: Sequence[str], columns: int = 4) -> None:
     """Images (uint8 (3, S, S) each) in rows, each above its text, as PNG."""
     rows = math.ceil(len(images) / columns)
@@ -88,7 +102,7 @@ def attention_visualizer(img: Tensor, attn_weights: Tensor, token: str) -> Tenso
     canvas = Image.new("RGB", (width, height + BAND), "white")
     canvas.paste(Image.fromarray(attention_overlay(img, attn_weights).permute(1, 2, 0).numpy()), (0, BAND))
     token = printable(token)[:60]
-    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), 16)
+    font = ImageFont.truetype(_font_with(token), 16)
     if font.getlength(token) > width - 4:
         font = font.font_variant(size=max(1, int(16 * (width - 4) / font.getlength(token))))
     ImageDraw.Draw(canvas).text((width / 2, BAND / 2), token, fill="black", font=font, anchor="mm")
@@ -148,6 +162,23 @@ def _as_pil(image):
     return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
+@functools.cache
+def _font_with(text):
+    """The file of the first font that has all letters of a text, or of the first one."""
+    files = [font_manager.findfont(name) for name in FONTS]
+    has_all = (set(map(ord, text)) <= font_manager.get_font(file).get_charmap().keys() for file in files)
+    return next((file for file, found in zip(files, has_all) if found), files[0])
+
+
+@in_all_fonts
+def write_figure(figure: Figure, path: str | Path, **options: Any) -> None:
+    """Write a figure as PNG; options are those of ``savefig``. A warning says if letters are in no font."""
+    with replacing(path) as unfinished, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(unfinished, **options)
+    if any("missing from" in str(warning.message) for warning in caught):
+        warnings.warn(f"{path}: some letters are in none of the installed fonts, and drawn as boxes", stacklevel=2)
+
+
 def _save_figure(figure, path):
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=120, bbox_inches="tight", pad_inches=0.1)
+    write_figure(figure, path, dpi=120, bbox_inches="tight", pad_inches=0.1)

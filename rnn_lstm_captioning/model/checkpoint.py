@@ -21,9 +21,8 @@ from ..errors import InputError
 from ..files import open_file
 from ..storage import load, replacing, save
 from .captioner import CaptioningRNN, build_captioner, settings_of
-from .settings import ModelSettings
+from .settings import LARGEST_IMAGE, ModelSettings
 
-LARGEST_IMAGE = 2048  # pixels, the side of an image
 FORMAT = 2  # 2 added image_input, image_norm and image_size to the settings; files of format 1 have their defaults
 METADATA = "rnn_lstm_captioning"  # in a safetensors file, the key of everything except the weights
 # attribute -> its key in the file, and its type there

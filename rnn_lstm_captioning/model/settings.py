@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 IMAGE_INPUTS = ("h0", "first-token")
+LARGEST_IMAGE = 2048  # pixels, the side of an image
 IMAGE_NORMS = ("none", "batchnorm")
 
 
