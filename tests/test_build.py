@@ -171,7 +171,7 @@ def test_wrong_input_is_refused_and_leaves_no_files(photos, monkeypatch):
     (photos / "other.csv").write_text("image,caption\na.jpg,hello\nb.jpg,hello\n")
     fails("none of the 1 train images could be read; the first: .*no such file", "--captions", photos / "other.csv")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: Usage(10, 9, 1))
-    with pytest.raises(RunFailed, match="GB free, the build needs"):
+    with pytest.raises(RunFailed, match="MB free, the build needs"):
         build(photos)
     monkeypatch.undo()
     (photos / "both.txt").write_text("1.png\n")

@@ -338,18 +338,13 @@ BAD_MANNERS = {
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_whatever_a_function_does_to_its_process_the_others_are_judged(tmp_path):
     """One bad habit in each function of a file; and some that are no mistakes: copies of the process, much output."""
-    text = "import os, sys, subprocess, time\nimport numpy as np\n"
-    names = [name for name in ORDER if "backward" not in name][: len(BAD_MANNERS)]
-    for name, code in zip(names, BAD_MANNERS):
-        text += f"def {name}(*_):\n    {code}\n"
-    text = text.replace("def rnn_step_forward", "\ndef rnn_step_forward")
-    last = RIGHT[RIGHT.index("def temporal_softmax_loss") :].split("\ndef ")[0]
     body = "    os.fork()\n    subprocess.Popen(['sleep', '1000'])\n    print('x' * 100, '\\n[1, 2]')\n    try:\n"
-    body += (
-        '        for k in range(3, 9): os.write(k, b\'["rnn_forward", "right", ""]\\n\')\n    except OSError: pass\n'
-    )
-    head, _, rest = last.partition(":\n")
-    (tmp_path / "mine.py").write_text(text + f"{head}:\n{body}{rest}")
+    body += '        for k in range(3, 9): os.write(k, b\'["rnn_forward", "right"]\\n\')\n    except OSError: pass\n'
+    text = "import os, sys, subprocess\n" + re.sub(r"(def temporal_softmax_loss\(.*:\n)", lambda m: m[1] + body, RIGHT)
+    names = [name for name in ORDER if "backward" not in name and name != "temporal_softmax_loss"][: len(BAD_MANNERS)]
+    for name, code in zip(names, BAD_MANNERS):  # the last function of a name counts
+        text += f"\ndef {name}(*_):\n    {code}\n"
+    (tmp_path / "mine.py").write_text(text)
     results = {name: (outcome, message) for name, outcome, message in check_file(tmp_path / "mine.py", 2)}
     for name, message in zip(names, BAD_MANNERS.values()):
         assert results[name][0] == "wrong" and message in results[name][1], (name, results[name])
@@ -359,7 +354,7 @@ def test_whatever_a_function_does_to_its_process_the_others_are_judged(tmp_path)
 
 
 def test_a_short_time_limit_does_not_count_our_own_imports(tmp_path):
-    (tmp_path / "mine.py").write_text(RIGHT)
+    (tmp_path / "mine.py").write_text("import time\ntime.sleep(1)\n" + RIGHT)
     with pytest.raises(InputError, match="can't be imported: it did not finish within 0.001 seconds"):
         list(check_file(tmp_path / "mine.py", 0.001))
 

@@ -66,8 +66,6 @@ class BuildSettings:
             raise InputError("--size must be at least 32 and at most 1024")
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise InputError("--val-fraction must lie between 0 and 1")
-        if self.out.suffix != ".pt":
-            raise InputError(f"--out {self.out}: the name of a caption file must end in .pt")
         if self.out.is_dir():
             raise InputError(f"--out {self.out} is a folder; name a file, such as {self.out / 'captions.pt'}")
         if not self.out.parent.is_dir() and any(path.is_file() for path in self.out.parents):
@@ -76,6 +74,8 @@ class BuildSettings:
             os.path.realpath(path) for path in (self.captions, self.val_captions) if path
         }:
             raise InputError(f"--out {self.out} would overwrite the captions; choose another name")
+        if self.out.suffix != ".pt":
+            raise InputError(f"--out {self.out}: the name of a caption file must end in .pt")
 
 
 class Source(NamedTuple):
