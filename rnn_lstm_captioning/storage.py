@@ -1,6 +1,7 @@
 """Safe files: a file is written completely or not at all, and reading a file never runs code."""
 
 import errno
+import functools
 import glob
 import hashlib
 import os
@@ -8,12 +9,16 @@ import pickle
 import re
 import socket
 import struct
+import sys
+import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .errors import InputError
@@ -115,6 +120,8 @@ def save(value: object, path: str | Path) -> None:
 def load(path: str | Path, mmap: bool = False) -> Any:
     """Read what :func:`save` or torch.save wrote: tensors and plain values, never code.
 
+    Args: mmap, map the tensors into memory, read-only: pages are read when they are used, and all processes share them,
+        so the file can be larger than the memory. Nobody may write into such a tensor.
     Raises: FileNotFoundError; a ValueError that says why the file can't be used.
     """
     path = Path(path)
@@ -124,6 +131,7 @@ def load(path: str | Path, mmap: bool = False) -> Any:
                 _check_directory(file)
                 with zipfile.ZipFile(file) as archive:
                     _check_archive(archive, file, all_parts=not mmap)
+                    value = _map_archive(archive, path) if mmap else None
             else:
                 mmap = False  # files in the format before torch 1.6 can't be memory-mapped
                 file.seek(0)
@@ -131,7 +139,8 @@ def load(path: str | Path, mmap: bool = False) -> Any:
                 for _ in range(5):  # a number, a version, the system, the value, the names of its storages
                     storages |= _storages_of(file)
                 _check_size(storages, file)
-            value = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            if not mmap:
+                value = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError("it holds more than tensors and plain values; only these are read") from error
         except Exception as error:  # torch.load can raise almost any error
@@ -212,7 +221,62 @@ class _ClaimReader(pickle.Unpickler):
 
     def persistent_load(self, claim):
         _, kind, key, _, elements = claim[:5]  # a torch storage
-        self.storages[key] = elements * ELEMENT_SIZES.get(kind.__name__, 1)
+        self.storages[key] = elements * DTYPES.get(kind.__name__, torch.uint8).itemsize
+
+
+def _map_archive(archive, path):
+    """The value in an archive; its tensors are read-only maps of the file. (torch's own maps are private: the system
+    must have memory for every page of them.)"""
+    offsets = {part.filename.split("/", 1)[1]: _data_offset(archive, part) for part in archive.infolist()}
+    sizes = {part.filename.split("/", 1)[1]: part.file_size for part in archive.infolist()}
+    name = archive.namelist()[0].split("/")[0]
+    if "byteorder" in sizes and archive.read(f"{name}/byteorder") != sys.byteorder.encode():
+        raise ValueError("it was written on a machine with another byte order")
+
+    def storage(key):
+        part = f"data/{key}"
+        if not sizes[part]:
+            return torch.empty(0, dtype=torch.uint8)
+        mapped = np.memmap(path, np.uint8, "r", offsets[part], (sizes[part],))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(mapped)
+
+    with archive.open(f"{name}/data.pkl") as part:
+        return _MapReader(part, storage).load()
+
+
+def _data_offset(archive, part):
+    """Where a part's bytes begin in the file: after its local header, whose length it says itself."""
+    archive.fp.seek(part.header_offset)
+    header = archive.fp.read(30)
+    if header[:4] != b"PK\3\4" or part.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("it is compressed or damaged")
+    return part.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+
+
+class _MapReader(pickle.Unpickler):
+    """Makes plain values, and tensors from the storages that ``storage(key)`` gives, uint8 (bytes,); nothing else."""
+
+    def __init__(self, file, storage):
+        super().__init__(file)
+        self.storage = functools.cache(storage)
+
+    def find_class(self, module, name):
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: storage.as_strided(size, stride, offset)
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module in ("torch", "torch.storage") and name in DTYPES:
+            return DTYPES[name]
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+    def persistent_load(self, claim):
+        _, dtype, key, _, elements = claim
+        content = self.storage(key)
+        if content.data_ptr() % dtype.itemsize:
+            content = content.clone()  # not aligned: another program wrote it
+        return content.view(dtype)[:elements]
 
 
 class _Nothing:
@@ -229,9 +293,12 @@ class _Nothing:
         pass
 
 
-ELEMENT_SIZES = dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8)
-ELEMENT_SIZES |= dict.fromkeys(("FloatStorage", "IntStorage"), 4) | {"ComplexDoubleStorage": 16}
-ELEMENT_SIZES |= dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2)
+DTYPES = {  # of torch's storages
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128, "UntypedStorage": torch.uint8,
+}  # fmt: skip
 
 
 def _check_size(storages, file):

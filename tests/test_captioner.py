@@ -222,6 +222,21 @@ def test_batches_contain_every_caption_once(R, batch_size, seed, by_length, in_l
     assert all(torch.equal(a, b) for a, b in zip(batches, again))
 
 
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 1000))
+def test_where_the_cnn_runs_in_the_loop_a_batch_has_whole_images(counts, batch_size, seed):
+    image_index = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    image_index = image_index[torch.randperm(len(image_index), generator=torch.Generator().manual_seed(seed))]
+    R = len(image_index)
+    pairs = Pairs(torch.zeros(R, 4, dtype=torch.int64), image_index, images=torch.zeros(0), together=True)
+    batches = pairs.row_batches(batch_size, "padded", torch.Generator().manual_seed(seed))
+    assert torch.cat(list(batches)).sort().values.tolist() == list(range(R))
+    assert len(batches) == -(-R // batch_size)  # in every epoch the same
+    if batch_size >= 2 * max(counts) and batch_size < R:
+        visits = sum(len(image_index[rows].unique()) for rows in batches)
+        assert visits == len(counts), "an image is in two batches"
+        assert max(map(len, batches)) < batch_size + max(counts)
+
+
 def test_padding_length_batches_and_packing_give_the_same_loss():
     R, V, D, H = 40, 12, 5, 7
     captioner = tiny_captioner("lstm", V=V, D=D, H=H)

@@ -1,7 +1,14 @@
 """Caption files: valid ones, damaged ones, the built-in scenes, and the download."""
 
 import http.server
+import io
+import math
+import pickle
+import struct
 import threading
+import zipfile
+from collections import OrderedDict
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -255,3 +262,58 @@ def test_a_download_of_the_wrong_size_or_without_a_server_fails(server, tmp_path
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="could not be downloaded"):
         download("http://127.0.0.1:9/file", path, 1000)
+
+
+class Sparse:
+    """A uint8 tensor of zeros that a file has room for, and the memory has not."""
+
+    def __init__(self, *shape):
+        self.shape, self.bytes = shape, math.prod(shape)
+
+    def __reduce__(self):
+        strides = tuple(math.prod(self.shape[k + 1 :]) for k in range(len(self.shape)))
+        return torch._utils._rebuild_tensor_v2, (Room(self.bytes), 0, self.shape, strides, False, OrderedDict())
+
+
+class Room(NamedTuple):
+    bytes: int
+
+
+class SparsePickler(pickle.Pickler):
+    def persistent_id(self, value):
+        return ("storage", torch.ByteStorage, "big", "cpu", value.bytes) if isinstance(value, Room) else None
+
+
+def save_sparse(path, value, sparse):
+    """torch.save, with a tensor that takes no room on the disk. Args: sparse, (key, tensor)."""
+    file, head = io.BytesIO(), io.BytesIO()
+    torch.save(value, file)
+    key, tensor = sparse
+    SparsePickler(head, 2).dump(tensor)
+    one = head.getvalue()[2:-1]  # without the protocol and the stop
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("/data.pkl"):  # dict, SETITEMS, STOP: add one more item
+                name_of_key = b"X" + struct.pack("<I", len(key)) + key.encode()
+                content = content[:-1] + name_of_key + one + b"s."
+            new.writestr(name, content)
+        info = zipfile.ZipInfo(f"{name.split('/')[0]}/data/big")
+        with new.open(info, "w", force_zip64=True) as part:
+            new.fp.seek(tensor.bytes - 1, 1), new.fp.write(b"\0")
+            part._file_size = part._compress_size = tensor.bytes
+
+
+def test_a_caption_file_can_be_larger_than_the_memory(scenes_file, tmp_path):
+    """200 GB of images, of which only the pages in use take memory; torch's own map of them fails."""
+    data = torch.load(scenes_file, weights_only=True)
+    del data["train_images"], data["train_references"], data["train_image_names"]
+    images = Sparse(200_000_000_000 // (3 * 256 * 256), 3, 256, 256)
+    try:
+        save_sparse(tmp_path / "x.pt", data, ("train_images", images))
+    except OSError:
+        pytest.skip("this file system has no sparse files of this size")
+    assert (tmp_path / "x.pt").stat().st_blocks * 512 < 1e8
+    train = load_captions(tmp_path / "x.pt").splits["train"]
+    assert train.images.shape == images.shape and train.images[[0, 5, -1]].sum() == 0
+    assert len(train) == len(data["train_captions"])

@@ -108,7 +108,10 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         "--deterministic", action="store_true", help="on cuda: the same seed gives the same weights; slower"
     )
     machine.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="bf16: with torch.autocast (%(default)s)"
+        "--precision",
+        choices=("auto", *PRECISIONS),
+        default="auto",
+        help="bf16: with torch.autocast; auto: what is faster on this machine (%(default)s)",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -186,7 +189,9 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
     machine = parser.add_argument_group("machine")
     machine.add_argument("--batch-size", type=positive(int), default=256, metavar="N", help="captions (%(default)s)")
     machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda if there is a GPU")
-    machine.add_argument("--precision", choices=PRECISIONS, help="default: as it was trained")
+    machine.add_argument(
+        "--precision", choices=PRECISIONS, help="default: as it was trained, or fp32 if that is faster here"
+    )
     return parser
 
 

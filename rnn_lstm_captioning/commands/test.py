@@ -33,6 +33,7 @@ from ..model.decoding import Decoding
 from ..storage import replacing
 from ..training.batches import Pairs
 from ..training.features import FeaturePass, known_words, pool, prepare_pairs, references_of
+from ..training.precision import SMALL, choose_precision
 from ..training.trainer import evaluate
 from .common import say, script_for, warn
 from .flags import test_flags
@@ -134,7 +135,14 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
     references = references_of(split, data) if split.references or metrics else None
     if metrics and not can_score(references):
         raise InputError(f"{data.source}: the {args.split} split has too few references to score captions against")
-    feature_pass = FeaturePass(precision=args.precision or checkpoint.settings.get("precision", "fp32"))
+    trained = str(checkpoint.settings.get("precision", "fp32"))
+    precision, reason = choose_precision(args.precision or trained, captioner.device, args.batch_size, SMALL)
+    if reason and args.precision:
+        warn(f"warning: --precision bf16 is slow: {reason}; use --precision fp32")
+    elif reason:
+        precision = "fp32"
+        warn(f"precision: fp32, not bf16 as it was trained, because {reason}")
+    feature_pass = FeaturePass(precision=precision)
     pairs = prepare_pairs(captioner.model, data, args.split, feature_pass, cached=True)
     per_caption, per_word = evaluate(captioner.model, pairs, args.batch_size, feature_pass.precision)
     say(

@@ -22,12 +22,13 @@ from ..storage import only_one
 from ..training import distributed
 from ..training.batches import Pairs
 from ..training.features import FeaturePass, prepare_training, references_of
+from ..training.precision import choose_precision
 from ..training.resume import check_settings, resume
 from ..training.run_folder import RunFolder
 from ..training.self_critical import SelfCritical
 from ..training.settings import DataSettings, TrainingSettings
 from ..training.trainer import Objective, Trainer, caption_loss
-from .common import say, script_for
+from .common import say, script_for, warn
 from .flags import train_flags
 from .train_settings import ChosenCell, choose_cell, model_settings_from, run_settings, settings_from
 
@@ -78,10 +79,11 @@ def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> N
     torch.manual_seed(args.seed)
     data = choose_data(args)
     stored_size = data.splits["train"].images.shape[-1]
-    settings = settings_from(args, data.source)
     model_settings = model_settings_from(args, chosen.name, stored_size)
+    start = distributed.from_rank_0(lambda: find_start(out / f"{chosen.name}_last.pt", args))
+    precision = distributed.from_rank_0(lambda: find_precision(args, start, used_device))
+    settings = settings_from(args, data.source, precision)
     folder = RunFolder(out, chosen.name, data.source, stored_size, run_settings(settings, chosen))
-    start = distributed.from_rank_0(lambda: find_start(folder.last, args))
     captioner = make_captioner(model_settings, settings.data, data, start, used_device, not settings.training.quiet)
     if start and start.resumed:
         check_settings(start.checkpoint, start.path, asdict(model_settings) | folder.settings, stored_size)
@@ -164,6 +166,18 @@ def find_start(last: Path, args: Namespace) -> Start | None:
     if args.init:
         return Start(args.init, load_checkpoint(args.init), False)
     return None
+
+
+def find_precision(args: Namespace, start: Start | None, used_device: str) -> str:
+    """The precision of a run, and why: what --precision says, or what the resumed run had, or what is faster here."""
+    earlier = start.checkpoint.settings.get("precision") if start and start.resumed else None
+    asked = earlier if args.precision == "auto" and earlier else args.precision
+    precision, reason = choose_precision(asked, used_device, args.batch_size, args.hidden_dim)
+    if asked == "auto":
+        say(f"precision: {precision}{f', because {reason}' if reason else ''}")
+    elif reason:
+        warn(f"warning: --precision {precision} is slow: {reason}; use --precision fp32")
+    return precision
 
 
 def choose_data(args: Namespace) -> CaptionData:

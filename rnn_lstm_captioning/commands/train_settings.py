@@ -45,8 +45,8 @@ class Settings(NamedTuple):
     training: TrainingSettings
 
 
-def settings_from(args: Namespace, source: str) -> Settings:
-    """The flags as settings. Args: source of the data, a path or "scenes"."""
+def settings_from(args: Namespace, source: str, precision: str = "fp32") -> Settings:
+    """The flags as settings. Args: source of the data, a path or "scenes"; precision, what --precision became."""
     default_weights = "none" if source == "scenes" else "imagenet"
     data = DataSettings(source, args.num_train, args.augment, args.encoder_weights or default_weights)
     training = TrainingSettings(
@@ -62,7 +62,7 @@ def settings_from(args: Namespace, source: str) -> Settings:
         patience=args.patience,
         self_critical=args.self_critical,
         seed=args.seed,
-        precision=args.precision,
+        precision=precision,
         save_every=args.save_every,
         dry_run=args.dry_run,
         quiet=args.quiet or distributed.rank() > 0,

@@ -31,7 +31,7 @@ class Pairs:
     features: Tensor | None = None  # float16 (M, C, grid_h, grid_w)
     images: Tensor | None = None  # uint8 (M, 3, S, S)
     crop_size: int | None = None  # augmentation: the side in pixels of a random crop of each image
-    together: bool = False  # the captions of an image stand side by side
+    together: bool = False  # the captions of an image are in one batch
     references: Sequence[list[str]] | None = None  # of each image, to score captions against
 
     def __len__(self) -> int:
@@ -53,8 +53,8 @@ class Pairs:
         """The row indices of batches that contain every caption once, in random order.
 
         "padded" batches hold captions of any length. "length" batches hold captions of one length, so nothing is
-        padded; the order of the batches is random. With ``together``, the captions of an image stand side by side: an
-        encoder that runs in every step then processes an image about once per epoch, not once per caption.
+        padded; the order of the batches is random. With ``together``, a padded batch holds images with all their
+        captions: an encoder that runs in every step then processes an image once per epoch, not once per caption.
         """
         if self.together:
             num_images = int(self.image_index.max()) + 1
@@ -62,10 +62,21 @@ class Pairs:
         else:
             order = torch.randperm(len(self), generator=generator)
         if batching == "padded":
-            return order.split(batch_size)
+            return self._whole_images(order, batch_size) if self.together else order.split(batch_size)
         lengths = (self.captions[order] != NULL).sum(1)
         batches = [rows for length in lengths.unique() for rows in order[lengths == length].split(batch_size)]
         return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+
+    def _whole_images(self, order, batch_size):
+        """Part an order, in which the captions of an image stand side by side, into batches of about this size without
+        parting an image. The number of batches is the same in every order; if it can't be, images are parted."""
+        number = -(-len(order) // batch_size)
+        images = self.image_index[order]
+        firsts = torch.cat([torch.tensor([0]), 1 + (images[1:] != images[:-1]).nonzero().flatten()])
+        counts = firsts.diff(append=torch.tensor([len(order)]))
+        batch_of_image = firsts * number // len(order)
+        sizes = torch.zeros(number, dtype=torch.int64).index_add_(0, batch_of_image, counts)
+        return order.split(sizes.tolist() if sizes.all() else batch_size)
 
     def batch(self, rows: Tensor, device: str | torch.device) -> Batch:
         """The captions of some rows with their features or images, on a device."""

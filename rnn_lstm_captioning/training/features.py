@@ -47,8 +47,8 @@ def prepare_training(
 ) -> tuple[Pairs, Pairs]:
     """The training and validation pairs.
 
-    Args: together, the captions of an image stand side by side; new, the captioner has not been trained: a random
-        CNN is calibrated and the features are standardised, on the training images.
+    Args: together, the captions of an image are in one batch, also if its features are kept; new, the captioner has not
+        been trained: a random CNN is calibrated and the features are standardised, on the training images.
     Raises: InputError if the settings ask for crops, and the encoder has no image size.
     """
     settings = settings or DataSettings()
@@ -92,7 +92,7 @@ def prepare_pairs(
     pairs = Pairs(split.captions, split.image_index, references=split.references, together=together)
     if not (encoder.frozen and not crop_size if cached is None else cached):
         pairs.images, pairs.crop_size = split.images, crop_size
-        pairs.together = together or not crop_size
+        pairs.together = True
         return pairs
     stem = None  # an encoder in training changes its features: don't store them
     if encoder.frozen:
