@@ -1,7 +1,6 @@
 """Run python -m rnn_lstm_captioning COMMAND, or, if the package is installed, rnn-lstm-captioning COMMAND."""
 
 import importlib
-import os
 import signal
 import sys
 from typing import Any
@@ -18,6 +17,9 @@ COMMANDS = {  # name -> its module, and what it does
 
 def main() -> None:
     """Run the command that the first argument names."""
+    from .commands import common
+
+    common.prepare_output()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print("usage: rnn_lstm_captioning COMMAND [--help]\n")
@@ -41,9 +43,6 @@ def run(name: str, **options: Any) -> None:
     previous = signal.getsignal(signal.SIGINT)
     if previous is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:  # it was closed
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     from .commands import common, flags
 
     common.prepare_output()
@@ -52,7 +51,7 @@ def run(name: str, **options: Any) -> None:
     import torch  # noqa: F401, what is left to be imported
 
     signal.signal(signal.SIGINT, previous)
-    common.run_command(lambda: command.main(**options))
+    common.run_command(lambda: command.main(**options), keep_memory=name != "demo")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """Open the files that a user names: every file that is read goes through here."""
 
+import contextlib
+import contextvars
 import math
 import os
 import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from .errors import InputError
 
 
 def open_file(path: str | Path, largest: float = math.inf) -> BinaryIO:
@@ -30,4 +35,32 @@ def read_text(path: str | Path, largest: float = 2e9) -> str:
         if b"\0" in file.read(1 << 16):
             raise ValueError("it is not a text file")
         file.seek(0)
-        return file.read().decode("utf-8-sig")
+        text = file.read().decode("utf-8-sig")
+    if "\0" in text:
+        raise ValueError("it is not a text file")
+    return text
+
+
+def same_file(a: str | Path, b: str | Path) -> bool:
+    """Whether two paths name the same file, whatever links and spellings lead to it."""
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+_protected: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar("protected", default=frozenset())
+
+
+@contextlib.contextmanager
+def protecting(paths: Iterable[str | Path | None]) -> Iterator[None]:
+    """Inside the block, no result can be written over these files: a command names the files that it reads."""
+    named = frozenset(os.path.realpath(path) for path in paths if path)
+    token = _protected.set(_protected.get() | named)
+    try:
+        yield
+    finally:
+        _protected.reset(token)
+
+
+def check_unprotected(path: str | Path) -> None:
+    """Raise InputError if a result at this path would overwrite a file that the command reads."""
+    if os.path.realpath(path) in _protected.get():
+        raise InputError(f"{path} would be overwritten, but the command reads it: choose another place for the results")

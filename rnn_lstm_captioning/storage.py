@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import pickle
+import pickletools
 import re
 import socket
 import struct
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from .errors import InputError
-from .files import open_file
+from .files import check_unprotected, open_file
 
 
 @contextmanager
@@ -33,10 +34,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     change, and the temporary file is removed; after a kill, the next writer removes it.
     """
     path = Path(path)
+    check_unprotected(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    host = re.sub(r"\W", "", socket.gethostname())
-    unfinished = path.with_name(f".{path.stem}.{host}.{os.getpid()}{path.suffix}")  # the suffix sets the format
-    for left in path.parent.glob(f".{glob.escape(path.stem)}.{host}.*{path.suffix}"):
+    host = re.sub(r"\W", "", socket.gethostname())[:30]
+    stem = path.stem
+    if len(os.fsencode(stem)) > 150:  # a name has at most 255 bytes
+        stem = hashlib.sha256(os.fsencode(stem)).hexdigest()
+    unfinished = path.with_name(f".{stem}.{host}.{os.getpid()}{path.suffix}")  # the suffix sets the format
+    for left in path.parent.glob(f".{glob.escape(stem)}.{host}.*{path.suffix}"):
         if not is_running(left.suffixes[-2][1:] if path.suffix else left.suffix[1:]):
             left.unlink(missing_ok=True)
     try:
@@ -95,11 +100,11 @@ def _sync(path):
 
 def is_running(pid: str) -> bool:
     """Whether a process of this machine runs, as far as we can know."""
-    if os.name != "posix" or not pid.isdigit():
+    if os.name != "posix" or not (pid.isascii() and pid.isdigit()):
         return True  # we can't know: assume that it runs
     try:
         os.kill(int(pid), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         return True
@@ -127,7 +132,7 @@ def load(path: str | Path, mmap: bool = False) -> Any:
     path = Path(path)
     with open_file(path) as file:
         try:
-            if zipfile.is_zipfile(file):
+            if file.read(4) == b"PK\3\4":  # torch looks here, too
                 _check_directory(file)
                 with zipfile.ZipFile(file) as archive:
                     _check_archive(archive, file, all_parts=not mmap)
@@ -202,6 +207,11 @@ def _check_archive(archive, file, all_parts):
 
 def _storages_of(file):
     """Read one pickle without making any of its objects. Returns: the bytes that each of its storages claims."""
+    start = file.tell()
+    for operation, value, _ in pickletools.genops(file):
+        if operation.name in ("PUT", "LONG_BINPUT") and value > 1e7:  # room is made for all smaller ones
+            raise ValueError("its pickle stores too many values")
+    file.seek(start)
     reader = _ClaimReader(file)
     reader.load()
     return reader.storages

@@ -21,18 +21,24 @@ def temporal_softmax_loss(x: Tensor, y: Tensor, ignore_index: int | None = None)
     """
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         raise TypeError("x must be a floating-point torch.Tensor of shape (N, T, V)")
-    if not isinstance(y, torch.Tensor) or y.dtype != torch.int64:
-        raise TypeError("y must be an int64 torch.Tensor of shape (N, T)")
-    if x.dim() != 3:
+    if x.dim() != 3 or 0 in x.shape:
         raise ValueError(f"x has shape {tuple(x.shape)}, wanted (N, T, V)")
-    if y.shape != x.shape[:2]:
-        raise ValueError(f"y has shape {tuple(y.shape)}, wanted (N, T) = {tuple(x.shape[:2])}")
+    _check_words(y, x.shape[:2], ignore_index)
     if x.dtype in (torch.bfloat16, torch.float16):
         x = x.float()
     words = y.flatten()
     scored = torch.ones_like(words, dtype=torch.bool) if ignore_index is None else words != ignore_index
     # loss = 1/N sum over n and t of -log p(y_nt), without the ignored positions        (LOSS-2)
     return _SummedLoss.apply(x.flatten(0, 1), words.where(scored, 0), scored) / len(x)
+
+
+def _check_words(y, shape, ignore_index):
+    if not isinstance(y, torch.Tensor) or y.dtype != torch.int64:
+        raise TypeError("y must be an int64 torch.Tensor of shape (N, T)")
+    if y.shape != shape:
+        raise ValueError(f"y has shape {tuple(y.shape)}, wanted (N, T) = {tuple(shape)}")
+    if not isinstance(ignore_index, int | None):
+        raise TypeError(f"ignore_index is {ignore_index!r}, wanted an int or None")
 
 
 def word_losses(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +80,11 @@ def projected_softmax_loss(h: Tensor, y: Tensor, W: Tensor, b: Tensor, ignore_in
     gradients of a chunk are computed immediately, so its scores need not be kept.
 
     Args: h (N, T, H), y (N, T) int64, W (H, V), b (V,). Returns: scalar, in nats per caption.
+    Raises: TypeError or ValueError that names the argument which does not fit.
     """
+    if h.dim() != 3 or 0 in h.shape:
+        raise ValueError(f"h has shape {tuple(h.shape)}, wanted (N, T, H)")
+    _check_words(y, h.shape[:2], ignore_index)
     rows, words = h.flatten(0, 1), y.flatten()  # (N * T, H), (N * T,)
     if ignore_index is not None:
         scored = (words != ignore_index).nonzero().squeeze(1)
@@ -88,7 +98,7 @@ class _ProjectedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, h, y, W, b, with_gradients):
         ctx.save_for_backward(h, W, b)  # so that autograd notices if one of them is changed before the backward pass
-        total = torch.zeros((), dtype=W.dtype, device=W.device)
+        total = torch.zeros((), dtype=torch.promote_types(W.dtype, torch.float32), device=W.device)
         if with_gradients:
             dh, dW, db = ctx.gradients = torch.empty_like(h), torch.zeros_like(W), torch.zeros_like(b)
         W_used, b_used = W.to(h.dtype), b.to(h.dtype)  # under autocast, h is bf16

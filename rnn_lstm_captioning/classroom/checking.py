@@ -100,7 +100,8 @@ class _Worker:
             except queue.Empty:
                 if ended:
                     code = self.process.returncode
-                    how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+                    known = {number.value: number.name for number in signal.Signals}
+                    how = f"exit code {code}" if code >= 0 else f"signal {known.get(-code, -code)}"
                     self.end = f"it ended the whole process ({how})"
                     raise EOFError(self.end) from None
                 ended = self.process.poll() is not None  # then read what is left
@@ -165,6 +166,7 @@ def check_functions(
         if name in (done or ()) or (only and name not in only):
             continue
         say(name, "begun")
+        torch.set_default_device("cpu"), torch.set_default_dtype(torch.float32), torch.set_grad_enabled(True)
         try:
             outcome, message = check(name, function, learner, outcomes)
             if name == through_autograd:

@@ -20,7 +20,7 @@ from ..text import printable
 def save_figure(stem: str | Path, found: dict, figure: Figure) -> None:
     """Write ``stem.json`` and ``stem.png``."""
     with replacing(f"{stem}.json") as unfinished:
-        unfinished.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
+        unfinished.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
     write_figure(figure, f"{stem}.png", dpi=110)
 
 

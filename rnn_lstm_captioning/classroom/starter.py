@@ -1,9 +1,11 @@
 """The starter file: all functions that the checker knows, to be filled in."""
 
+import re
 from pathlib import Path
 
 from ..cells import CELLS
 from ..errors import InputError
+from ..storage import replacing
 from .mistakes import GATES
 from .plain_cells import FORWARDS, ORDER
 
@@ -28,7 +30,8 @@ def write_starter(path: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} into")
     orders = (f"{CELLS[cell].title} {', '.join(gates.lower())}" for cell, gates in GATES.items())
-    text = STARTER.format(name=path, gates="; ".join(orders))
+    name = str(path) if re.fullmatch(r"[\w./ -]+", str(path)) else "FILE"  # the text is Python
+    text = STARTER.format(name=name, gates="; ".join(orders))
     for name in ORDER:
         arguments, results = FORWARDS[name.replace("backward", "forward")]
         pairs = [part.split() for part in arguments.split("  ")]
@@ -42,4 +45,5 @@ def write_starter(path: Path) -> None:
             cache = ", cache" if "forward" in name else ""
             doc = f"{shapes}. Returns: {', '.join(results.split())}{cache}."
         text += f'\ndef {name}({", ".join(taken)}):\n    """{doc}"""\n    raise NotImplementedError\n\n'
-    path.write_text(text.rstrip() + "\n", encoding="utf-8")
+    with replacing(path) as unfinished:
+        unfinished.write_text(text.rstrip() + "\n", encoding="utf-8")

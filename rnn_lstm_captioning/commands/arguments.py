@@ -19,17 +19,19 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **keywords)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple:  # type: ignore[override]
+        self.files_read = 0
         return super().parse_known_args(self._with_files(sys.argv[1:] if args is None else args), namespace)
 
-    def _with_files(self, args, depth=0):
+    def _with_files(self, args):
         """The arguments, with those in the files that @FILE names in its place."""
-        if depth > 20:
-            self.error("an @FILE can't be read: it names itself")
         found = []
         for arg in args:
             if not arg.startswith("@"):
                 found.append(arg)
                 continue
+            self.files_read += 1
+            if self.files_read > 100:
+                self.error("an @FILE can't be read: it names itself, or too many others")
             try:
                 lines = read_text(arg[1:], largest=1e6).splitlines()
                 words = [word for line in lines for word in shlex.split(line, comments=True)]
@@ -37,7 +39,7 @@ class ArgumentParser(argparse.ArgumentParser):
                 self.error(f"there is no file {arg[1:]} to read arguments from")
             except (OSError, ValueError) as error:
                 self.error(f"{arg} can't be read: {error}")
-            found += self._with_files(words, depth + 1)
+            found += self._with_files(words)
         return found
 
     def error(self, message: str) -> NoReturn:

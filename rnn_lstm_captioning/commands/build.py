@@ -10,6 +10,7 @@ import torch
 
 from ..data.building import BuildSettings, build_caption_file, remove_parts
 from ..evaluation.figures import save_contact_sheet
+from ..files import check_unprotected, protecting, same_file
 from ..storage import only_one, replacing, save
 from .common import say
 from .flags import build_flags
@@ -36,7 +37,13 @@ def settings_from(args: Namespace) -> BuildSettings:
 def main(arguments: Sequence[str] | None = None) -> None:
     settings = settings_from(build_flags().parse_args(arguments))
     with only_one(settings.out.with_name(f".{settings.out.name}.lock"), f"building {settings.out}"):
-        build(settings)
+        inputs = [settings.captions, settings.val_captions, *(settings.split_lists or {}).values()]
+        sheet = settings.out.with_name(settings.out.stem + "_sheet.png")
+        pictures = [sheet] if sheet.exists() and same_file(sheet.parent, settings.images) else []
+        with protecting([*inputs, *pictures]):
+            for path in (settings.out, sheet, settings.out.with_name(settings.out.stem + "_report.txt")):
+                check_unprotected(path)  # now, and not after hours
+            build(settings)
 
 
 def build(settings: BuildSettings) -> None:

@@ -28,28 +28,30 @@ def script_for(command: str, cell: str, own: Path | None = None) -> str:
     return f"python -m rnn_lstm_captioning {command}{choice}"
 
 
-def run_command(main: Callable[[], object]) -> None:
-    """Run the main function of a command line, and end the process with its exit code."""
+def run_command(main: Callable[[], object], keep_memory: bool = True) -> None:
+    """Run the main function of a command line, and end the process with its exit code. Args: keep_memory, see
+    :func:`reuse_memory`."""
     import torch  # takes seconds
 
     from ..training import distributed
 
     warnings.filterwarnings("ignore", module="PIL")  # our own messages say what is wrong with an image
     warnings.showwarning = lambda message, *_, **__: warn(f"warning: {message}")
-    reuse_memory()
+    if keep_memory:
+        reuse_memory()
     torch.set_flush_denormal(True)  # numbers below 1e-38 would make a CPU a hundred times slower
     try:
         main()
-    except InputError as error:  # raised in every process
-        leave(2, str(error) if distributed.is_local_rank_0() else None)
+    except InputError as error:
+        leave(2, error)
     except KeyboardInterrupt:
-        leave(130, "stopped by a signal" if distributed.is_local_rank_0() else None)
+        leave(130, "stopped by a signal" if _rank() == 0 else None)
     except RunFailed as error:
-        leave(1, str(error) if distributed.is_local_rank_0() else None)
+        leave(1, error)
     except BrokenPipeError:  # as after `| head`
         leave(1, None)
     except OSError as error:
-        leave(1, str(error))
+        leave(1, f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
     except (RuntimeError, MemoryError) as error:
         out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
         if out_of_memory or "can't allocate memory" in str(error):
@@ -62,17 +64,43 @@ def run_command(main: Callable[[], object]) -> None:
 
 def prepare_output() -> None:
     """Text that the terminal can't show is printed as escapes; a reader that closed our output is no error."""
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it was closed
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stderr, _BestEffort):
+        return
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may not be valid text
 
     def flush() -> None:  # Python would print a traceback when it flushes the output itself
         try:
             sys.stdout.flush()
-        except OSError:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-            os.dup2(sys.stdout.fileno(), 1)
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                warn(f"{Path(sys.argv[0]).name}: the output could not be written: {error.strerror}")
+            os._exit(1)
 
     atexit.register(flush)
+    sys.stderr = _BestEffort(sys.stderr)
+    os.environ["MPLBACKEND"] = "agg"  # figures are written, never shown
+
+
+class _BestEffort:
+    """Standard error: a message or a progress bar that can't be written does not end the program."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        with contextlib.suppress(OSError):
+            return self.stream.write(text)
+
+    def flush(self):
+        with contextlib.suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
 
 
 def reuse_memory() -> None:
@@ -89,8 +117,14 @@ def reuse_memory() -> None:
 
 def say(text: object) -> None:
     """Print one line, in rank 0 only. Everything that is printed goes through here or :func:`warn`."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0":
+    if _rank() == 0:
         print(printable(text), flush=True)
+
+
+def _rank():
+    """The number of this process among those that train together, once they are connected."""
+    distributed = sys.modules.get("rnn_lstm_captioning.training.distributed")
+    return distributed.rank() if distributed else 0
 
 
 def warn(text: object) -> None:
@@ -99,10 +133,11 @@ def warn(text: object) -> None:
         print(printable(text), file=sys.stderr, flush=True)
 
 
-def leave(code: int, message: str | None) -> NoReturn:
-    """Print one line on standard error, if there is a message, and end the process."""
-    if message:
-        warn(f"{Path(sys.argv[0]).name}: {message}")
+def leave(code: int, message: object) -> NoReturn:
+    """Print one line on standard error, if there is a message, and end the process. An error that all processes have
+    is printed by rank 0 alone."""
+    if message and not (_rank() > 0 and getattr(message, "in_all_processes", False)):
+        warn(f"{Path(sys.argv[0]).name}: {str(message)[:2000]}")
     distributed = sys.modules.get("rnn_lstm_captioning.training.distributed")
     if distributed and distributed.world_size() > 1:
         sys.stdout.flush()

@@ -3,24 +3,34 @@
 Writes a figure and a JSON file. (The module is not called inspect, which is a module of the standard library.)
 """
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..classroom.looking_inside import draw_gradients, draw_trace, gradient_norms, save_figure, trace
 from ..data.images import load_image
 from ..errors import InputError
-from ..evaluation.captions import load_captioner
+from ..evaluation.captions import ImageCaptioner, load_captioner
+from ..files import protecting
 from .common import say
 from .flags import inspect_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = inspect_flags().parse_args(arguments)
+    if max(args.steps, args.max_length) > 1000:
+        raise InputError("--steps and --max-length can be at most 1000")
     if bool(args.image) == args.gradients:
         raise InputError("give either --image PATH or --gradients")
     if args.image and len(args.checkpoint) > 1:
         raise InputError("--image takes one checkpoint; --gradients compares several")
     captioners = [load_captioner(path, "cpu") for path in args.checkpoint]
+    with protecting([*args.checkpoint, args.image]):
+        look(captioners, args)
+
+
+def look(captioners: Sequence[ImageCaptioner], args: Namespace) -> None:
+    """Write the figure and the JSON file that the flags ask for."""
     if args.image:
         try:
             image = load_image(args.image, captioners[0].stored_size)

@@ -28,6 +28,7 @@ from ..evaluation.metrics import (
     single_best_caption,
 )
 from ..evaluation.results_page import Scored, save_results_page
+from ..files import protecting
 from ..model.checkpoint import Checkpoint, export_safetensors, load_checkpoint, restore_captioner
 from ..model.decoding import Decoding
 from ..storage import replacing
@@ -59,17 +60,23 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         )
     used_device = args.device or default_device()
     captioner = ImageCaptioner(restore_captioner(checkpoint, args.checkpoint), checkpoint.stored_size, used_device)
+    with protecting([args.checkpoint, args.data or (None if args.image else checkpoint.data)]):
+        answer(captioner, checkpoint, args, decoding)
+
+
+def answer(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace, decoding: Decoding) -> None:
+    """Export the model, caption images, or evaluate a split: what the flags ask for."""
     if args.export:
         if args.export.suffix != ".safetensors":
             raise InputError(f"--export {args.export}: the name of the file must end in .safetensors")
-        if os.path.realpath(args.export) == os.path.realpath(args.checkpoint):
-            raise InputError(f"--export {args.export} is the checkpoint itself; choose another name")
         export_safetensors(checkpoint, args.export)
         say(f"wrote {args.export}; use it like a --checkpoint or --init")
     elif args.image and (args.metrics or args.baselines):
         raise InputError("--metrics and --baselines are for a data set, --image for your own images: use one")
     elif args.image:
-        caption_files(captioner, args, decoding)
+        paths = find_images(args.image)
+        with protecting(paths):
+            caption_files(captioner, paths, args, decoding)
     else:
         evaluate_data(captioner, checkpoint, args, decoding)
 
@@ -82,9 +89,8 @@ def make_generator(args: Namespace, decoding: Decoding, used_device: str) -> tor
 # ---------------------------------------------------------------------------- the user's own images
 
 
-def caption_files(captioner: ImageCaptioner, args: Namespace, decoding: Decoding) -> None:
+def caption_files(captioner: ImageCaptioner, paths: Sequence[Path], args: Namespace, decoding: Decoding) -> None:
     """Caption the user's own images, one line each; report the images that can't be read."""
-    paths = find_images(args.image)
     if not paths:
         raise InputError(f"there are no images in {', '.join(args.image)}")
     if args.out and os.path.realpath(args.out) in {os.path.realpath(path.parent) for path in paths}:
@@ -193,7 +199,8 @@ def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace
     result = {"data": data.source, "split": args.split, "checkpoint": str(args.checkpoint), "decoding": settings}
     result |= {"scores": scored.rows, "diversity": varied, "images": images}
     with replacing(out / "metrics.json") as unfinished:
-        unfinished.write_text(json.dumps(result, indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(result, indent=1, ensure_ascii=False)
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may not be valid text
     save_results_page(out / "results.html", f"{args.checkpoint} on {data.source}, {args.split}", decoded, scored)
     say(f"scores per image: {out / 'metrics.json'}; best, median and worst captions: {out / 'results.html'}")
 

@@ -15,6 +15,7 @@ from ..data.caption_file import COCO_BYTES, COCO_PATH, CaptionData, download, lo
 from ..errors import InputError, RunFailed
 from ..evaluation.captions import default_device
 from ..evaluation.metrics import can_score
+from ..files import protecting, same_file
 from ..model.captioner import CaptioningRNN, build_captioner
 from ..model.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ..model.settings import ModelSettings
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
     """Train a captioner as the command line says. Args: cell, of a script that trains this cell only."""
     args = train_flags(cell).parse_args(arguments)
     chosen = choose_cell(args.cell, cell)
+    if args.init and args.resume:
+        raise InputError("--init begins a new run and --resume continues one: use one of them")
     if args.self_critical and not (args.init or args.resume):
         raise InputError("--self-critical improves a trained captioner: name its checkpoint with --init")
     if args.deterministic:  # on a CPU, it always is
@@ -46,6 +49,7 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         check_agreement(args, chosen)
         out = args.out / "dry-run" if args.dry_run else args.out
         distributed.from_rank_0(lambda: claim(out, chosen.name, stack))
+        stack.enter_context(protecting([args.data, args.init, args.encoder_weights, chosen.file]))
         train(args, chosen, out, used_device)
 
 
@@ -71,7 +75,8 @@ def check_agreement(args: Namespace, chosen: ChosenCell) -> None:
             if others[name] != mine[name]:
                 values = "" if name in paths else f" ({others[name]} and {mine[name]})"
                 flag = "--" + name.replace("_", "-")
-                raise InputError(f"the processes have different values of {flag}{values}: give all of them the same")
+                text = f"the processes have different values of {flag}{values}: give all of them the same"
+                raise distributed.everywhere(InputError(text))
 
 
 def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> None:
@@ -83,7 +88,7 @@ def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> N
     start = distributed.from_rank_0(lambda: find_start(out / f"{chosen.name}_last.pt", args))
     precision = distributed.from_rank_0(lambda: find_precision(args, start, used_device))
     settings = settings_from(args, data.source, precision)
-    folder = RunFolder(out, chosen.name, data.source, stored_size, run_settings(settings, chosen))
+    folder = RunFolder(out, chosen.name, data.source, stored_size, run_settings(settings, chosen, data))
     captioner = make_captioner(model_settings, settings.data, data, start, used_device, not settings.training.quiet)
     if start and start.resumed:
         check_settings(start.checkpoint, start.path, asdict(model_settings) | folder.settings, stored_size)
@@ -104,13 +109,20 @@ def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> N
     trainer = Trainer(captioner, *pairs, settings.training, objective=objective, save=folder.save, on_epoch=print_epoch)
     distributed.seed_per_rank(args.seed)
     if start and start.resumed:
+        if not same_file(start.path, folder.last):  # the run goes on here, and the files here are of another one
+            keep_earlier_run(folder)
         if not resume(trainer, start.checkpoint, start.path, folder):
             say(f"{start.path} was written by another number of processes: the run is not the same bit for bit")
     else:
-        renamed = folder.keep_earlier_run()
-        if renamed:
-            say(f"the files of an earlier run were renamed to {renamed}; use --resume to continue a run")
+        keep_earlier_run(folder)
     run(trainer, folder)
+
+
+def keep_earlier_run(folder: RunFolder) -> None:
+    """Rename the files of an earlier run in the folder, and say so."""
+    renamed = folder.keep_earlier_run()
+    if renamed:
+        say(f"the files of an earlier run were renamed to {renamed}; use --resume to continue a run")
 
 
 def run(trainer: Trainer, folder: RunFolder) -> None:
@@ -121,7 +133,8 @@ def run(trainer: Trainer, folder: RunFolder) -> None:
     except (RunFailed, OSError) as error:  # after RunFailed, --resume would fail in the same way
         start = best if best.exists() else last
         remedy = f"--init {start} begins another run" if isinstance(error, RunFailed) else "--resume continues"
-        rest = f"{last} is as it was last saved: {remedy}" if folder.saved else "nothing was saved"
+        saved = folder.saved and last.exists()
+        rest = f"{last} is as it was last saved: {remedy}" if saved else "nothing was saved"
         raise RunFailed(f"{error}; {rest}") from error
     if not finished:
         say(f"saved: {last} after step {trainer.step}; the same command with --resume continues")
@@ -195,7 +208,7 @@ def choose_data(args: Namespace) -> CaptionData:
     data = load_captions(source)
     contents = data.identity.split(", ")[-1]  # without the time of the file
     if any(other != contents for other in distributed.all_gather(contents)):
-        raise InputError(f"{source} is not the same file on all machines")
+        raise distributed.everywhere(InputError(f"{source} is not the same file on all machines"))
     if args.dry_run:
         data.splits = {name: split.first(4 * args.batch_size) for name, split in data.splits.items()}
     return data

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..cells import CELLS
+from ..data.caption_file import CaptionData
 from ..errors import InputError
 from ..model.settings import LARGEST_IMAGE, ModelSettings
 from ..training import distributed
@@ -73,6 +74,8 @@ def settings_from(args: Namespace, source: str, precision: str = "fp32") -> Sett
 def model_settings_from(args: Namespace, cell: str, stored_size: int) -> ModelSettings:
     """The flags as the model's settings. Args: stored_size, of the data's images, in pixels."""
     image_size = args.image_size
+    if max(args.hidden_dim, args.wordvec_dim) > 2**16:
+        raise InputError(f"--hidden-dim and --wordvec-dim can be at most {2**16}")
     if image_size and image_size > LARGEST_IMAGE:
         raise InputError(f"--image-size {image_size} is too large; it can be at most {LARGEST_IMAGE}")
     if args.augment:  # the classic recipe crops 224 pixels from images of 256
@@ -93,7 +96,8 @@ def model_settings_from(args: Namespace, cell: str, stored_size: int) -> ModelSe
     )
 
 
-def run_settings(settings: Settings, chosen: ChosenCell) -> dict:
+def run_settings(settings: Settings, chosen: ChosenCell, data: CaptionData) -> dict:
     """The settings of a run as plain values, for its checkpoints."""
+    contents = {"contents": data.identity.split(", ")[-1]}  # of the caption file, without its time
     own = {"own_cell": str(chosen.file)} if chosen.file else {}
-    return asdict(settings.data) | asdict(settings.training) | own
+    return asdict(settings.data) | asdict(settings.training) | own | contents

@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError, RunFailed
-from ..files import read_text
+from ..files import read_text, same_file
 from .images import try_to_load
 from .readers import add_list, read_captions
 from .vocabulary import build_vocabulary, encode_captions, tokenize
@@ -120,6 +120,9 @@ def find_sources(settings: BuildSettings, report: list[str]) -> dict[str, Source
     if settings.val_captions:
         val_captions, _ = read_captions(settings.val_captions, report, "--val-captions")
         folders = {"train": settings.images, "val": settings.val_images or settings.images}
+        both = [name for name in captions if name in val_captions] if same_file(*folders.values()) else []
+        if both:
+            raise InputError(f"{len(both)} images are in both files of captions, such as {both[0]}")
         return {
             split: Source(folders[split], list(texts), texts)
             for split, texts in (("train", captions), ("val", val_captions))
@@ -152,7 +155,7 @@ def _read_lists(lists, captions, report):
         if path is None:
             continue
         try:
-            names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+            names = [line.strip() for line in read_text(path).split("\n") if line.strip()]
         except (OSError, ValueError) as error:
             raise InputError(f"--{split}-list {path} cannot be read: {error}") from error
         names = list(dict.fromkeys(names))
@@ -172,7 +175,9 @@ def _parts_folder(settings, sources):
     """The folder for unfinished parts: each set of images has its own for each stored size."""
     key = hashlib.sha256(str(settings.stored_size).encode())
     for split, source in sources.items():
-        key.update("\0".join((split, os.path.realpath(source.folder), *source.names)).encode())
+        key.update(f"{split} {os.path.realpath(source.folder)}".encode(errors="surrogateescape"))
+        for name in source.names:
+            key.update(f"{name} {_state_of(source.folder / name)}".encode(errors="surrogateescape"))
     needed = 2 * sum(len(source.names) for source in sources.values()) * 3 * settings.stored_size**2
     folder = settings.out.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,6 +187,15 @@ def _parts_folder(settings, sources):
         raise RunFailed(f"{folder} has {free / 1e6:,.0f} MB free, the build needs {needed / 1e6:,.0f} MB")
     parts.mkdir(exist_ok=True)
     return parts
+
+
+def _state_of(path):
+    """What changes when another image takes the place of a file: its size and time."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _load_split(split, source, settings, parts, report):

@@ -131,6 +131,10 @@ def check_captions(data: object, source: str, identity: str = "") -> CaptionData
                 entries is None or (isinstance(entries, list) and len(entries) == len(images)),
                 f"{name}_{key} is not a list with one entry for each of the {len(images)} images",
             )
+        demand(
+            all(isinstance(file_name, str) for file_name in lists["image_names"] or []),
+            f"{name}_image_names is not a list of strings",
+        )
         texts = lists["references"] or []
         demand(
             all(isinstance(of_image, list) and all(isinstance(text, str) for text in of_image) for of_image in texts),

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.functional import pil_to_tensor
 
+from ..errors import InputError
 from ..files import open_file
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -30,6 +31,7 @@ TURNS = {  # EXIF orientation -> what turns the image upright
 }
 ImageSource = str | Path | BinaryIO | Image.Image
 LARGEST = 1e9  # bytes, of a file
+MANY_PIXELS = 20_000_000
 MAX_PIXELS = 90_000_000  # more than most cameras take; a small file can claim billions
 
 
@@ -53,10 +55,14 @@ def open_image(path: ImageSource, enough: int) -> Image.Image:
     try:
         with ExitStack() as stack:
             image = path if isinstance(path, Image.Image) else stack.enter_context(_opened(path, stack))
+            if min(image.size) < 1 or image.mode == "F":
+                raise ValueError("it is empty" if min(image.size) < 1 else "its pixels are floats of an unknown scale")
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"it is too large: {image.width}x{image.height} pixels")
             if image is not path:  # decoding a JPEG at a fraction of its size is much faster
                 image.draft("RGB", (enough, enough))
+            if image.width * image.height > MANY_PIXELS:  # before it is copied for conversions
+                return _to_rgb(_reduced(_upright(image), enough))
             return _to_rgb(_upright(image))
     except UnidentifiedImageError as error:
         raise ValueError("it is not an image of a known kind (JPEG, PNG, WebP, GIF, BMP, TIFF)") from error
@@ -68,7 +74,11 @@ def open_image(path: ImageSource, enough: int) -> Image.Image:
 
 def _opened(path, stack):
     """The image in a file, or at a path: this file is closed with the stack."""
-    return Image.open(stack.enter_context(open_file(path, LARGEST)) if isinstance(path, str | Path) else path)
+    if isinstance(path, str | Path):
+        return Image.open(stack.enter_context(open_file(path, LARGEST)))
+    if not hasattr(path, "read"):
+        raise ValueError(f"an image is a path, a binary file or a PIL image, not a {type(path).__name__}")
+    return Image.open(path)
 
 
 def _upright(image):
@@ -78,6 +88,14 @@ def _upright(image):
     except (*DAMAGE, OSError, ValueError):
         return image
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def _reduced(image, enough):
+    """An image with fewer pixels, but at least ``enough`` each way."""
+    factor = max(1, min(image.size) // enough)
+    if image.mode.startswith("I;16"):
+        image = image.convert("I")
+    return image if image.mode in ("1", "P", "PA") else image.reduce(factor)
 
 
 def _to_rgb(image):
@@ -140,8 +158,10 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
         elif not path.exists() and glob.has_magic(str(path)):
             # Path.glob, unlike glob.glob, does not follow links in circles
             pattern = str(path.relative_to(path.anchor))
-            visible = (p for p in Path(path.anchor or ".").glob(pattern) if not p.name.startswith("."))
-            found += sorted(visible)
+            try:
+                found += sorted(p for p in Path(path.anchor or ".").glob(pattern) if not p.name.startswith("."))
+            except (ValueError, NotImplementedError) as error:
+                raise InputError(f"{path} is no valid pattern: {error}") from error
         else:
             found.append(path)
     return found

@@ -5,7 +5,10 @@ counts and lists the entries that can't be used; all others are used.
 """
 
 import csv
+import io
 import json
+import posixpath
+import re
 from pathlib import Path, PurePosixPath
 
 from ..errors import InputError
@@ -40,6 +43,7 @@ def read_captions(
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
     for name, caption, split in triples:
+        name = posixpath.normpath(name) if isinstance(name, str) and name else name  # ./a.jpg is a.jpg
         if not _is_file_name(name):
             shown = name if isinstance(name, str) and name.isprintable() else ascii(name)
             problems.setdefault("image names that can't be used", []).append(shown)
@@ -133,11 +137,12 @@ def _read_lines(text, path, problems):
     """Flickr's ``name#0<TAB>caption``, Flickr30k's ``name| 0| caption``, or CSV with image,caption."""
     first = text.split("\n", 1)[0]
     if "\t" in first and "#" in first.split("\t")[0]:
-        for line in filter(str.strip, text.splitlines()):
+        for line in filter(str.strip, _lines(text)):
             name, _, caption = line.partition("\t")
             yield name.rsplit("#", 1)[0].strip(), caption.strip(), None
     elif first.count("|") >= 2:
-        for line in filter(str.strip, text.splitlines()[1:]):
+        header = not first.split("|")[1].strip().isdigit()  # else the first line is a caption already
+        for line in filter(str.strip, _lines(text)[header:]):
             parts = line.split("|", 2)
             if len(parts) == 3:
                 yield parts[0].strip(), parts[2].strip(), None
@@ -147,8 +152,13 @@ def _read_lines(text, path, problems):
         yield from _read_csv(text, path, problems)
 
 
+def _lines(text):
+    """The lines of a text; unlike str.splitlines, form feeds and the like don't end one."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def _read_csv(text, path, problems):
-    rows = csv.reader(text.splitlines(keepends=True))
+    rows = csv.reader(io.StringIO(text, newline=""))
     try:
         header = [name.strip().lower() for name in next(rows, [])]
         if header.count("image") != 1 or header.count("caption") != 1:
@@ -159,6 +169,11 @@ def _read_csv(text, path, problems):
         image, caption = header.index("image"), header.index("caption")
         for row in filter(None, rows):
             line = f"line {rows.line_num}: {row[0][:80]}"
+            if any(re.search(r"\n[^\n]*\.\w{3,4}[\"']?,", cell) for cell in row):
+                raise InputError(
+                    f"--captions {path}: a quote that ends before line {rows.line_num} opens too early: "
+                    f"a caption takes in the next lines; {line}"
+                )
             if len(row) <= max(image, caption):
                 problems.setdefault("lines without a caption", []).append(line)
             elif header == [

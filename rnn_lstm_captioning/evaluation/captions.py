@@ -88,6 +88,8 @@ class ImageCaptioner:
         generator: torch.Generator | None = None,
     ) -> list[Caption]:
         """Features (N, C, grid_h, grid_w) -> a list of N :class:`Caption`."""
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, wanted at least 1")
         indices = self._indices(beginning)
         captions = []
         for batch in features.split(batch_size) if len(features) else ():
@@ -110,6 +112,8 @@ class ImageCaptioner:
         Returns: T + 1 lists of the ``top`` most probable words with their probabilities; the last list is for the
             word after the caption.
         """
+        if top < 1:
+            raise InputError(f"top is {top}, wanted at least 1")
         indices = torch.tensor([[START, *self._indices(words)]], device=self.device)
         with evaluating(self.model):
             scores = allowed(self.model.scores(features.to(self.device), indices)[0])  # (T + 1, V)

@@ -30,7 +30,7 @@ MORE_FONTS = """Noto Sans CJK SC,Noto Sans CJK JP,WenQuanYi Micro Hei,Microsoft 
     Noto Sans Bengali,Noto Sans Tamil,Nirmala UI,Leelawadee UI,Arial Unicode MS,FreeSans,Unifont"""
 _installed = set(font_manager.get_font_names())
 FONTS = ["DejaVu Sans", *(name for name in map(str.strip, MORE_FONTS.split(",")) if name in _installed)]
-in_all_fonts = matplotlib.rc_context({"font.family": FONTS})  # a decorator
+in_all_fonts = matplotlib.rc_context({"font.family": FONTS, "text.usetex": False})  # a decorator
 
 
 @in_all_fonts

@@ -36,6 +36,9 @@ def score_captions(captions: Sequence[str], references: References) -> tuple[dic
         one image. Raises: ValueError if the lists differ in length, an image has no reference
         with a word in it, or there are fewer than two images.
     """
+    lists = not isinstance(captions, str) and all(not isinstance(texts, str) for texts in references)
+    if not lists or not all(isinstance(text, str) for texts in ([*captions], *references) for text in texts):
+        raise ValueError("captions must be a list of strings, and references a list of lists of strings")
     if len(captions) != len(references):
         raise ValueError(f"there are {len(captions)} captions, but references for {len(references)} images")
     if len(captions) < 2:

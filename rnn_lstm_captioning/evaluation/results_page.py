@@ -66,7 +66,7 @@ def save_results_page(path: str | Path, title: str, settings: str, scored: Score
         parts.append(f"<h2>The {kind} captions, by CIDEr</h2>")
         parts += [_example(scored, index) for index in chosen]
     with replacing(path) as unfinished:
-        unfinished.write_text("\n".join(parts), encoding="utf-8")
+        unfinished.write_text("\n".join(parts), encoding="utf-8", errors="backslashreplace")
 
 
 def _example(scored, index):

@@ -66,6 +66,8 @@ class CaptioningRNN(nn.Module):
         for name, value in (("cell_type", cell_type), ("image_input", image_input), ("image_norm", image_norm)):
             if value not in known_values[name]:
                 raise InputError(f"{name} is {value!r}, wanted one of {', '.join(known_values[name])}")
+        if not (0 <= dropout < 1 and 0 <= feature_dropout < 1):
+            raise InputError(f"dropout is {dropout} and feature_dropout {feature_dropout}, wanted in [0, 1)")
         if min(wordvec_dim, hidden_dim) < 1:
             raise InputError(f"wordvec_dim is {wordvec_dim} and hidden_dim {hidden_dim}, wanted at least 1")
         if CELLS[cell_type].uses_grid and (image_input, image_norm) != ("h0", "none"):
@@ -125,7 +127,7 @@ class CaptioningRNN(nn.Module):
     def project_features(self, features: Tensor) -> Tensor:
         """features (N, C, grid_h, grid_w) -> what the cell reads: h0 (N, H); with "first-token" the first input (N, D);
         for a cell that uses the grid A (N, H, grid_h, grid_w)."""
-        if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels:
+        if features.dim() != 4 or features.shape[1] != self.image_encoder.out_channels or 0 in features.shape:
             wanted = f"(N, {self.image_encoder.out_channels}, grid_h, grid_w)"
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w) = {wanted}")
         features = self.feature_dropout((self.pool(features) - self.feature_mean) / self.feature_std)
@@ -196,13 +198,14 @@ class CaptioningRNN(nn.Module):
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Inside the block, the module is in eval mode and autograd is off; afterwards, its mode is as before."""
-    was_training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        module.train(was_training)
+        for part, training in modes:
+            part.training = training
 
 
 # ----------------------------------------------------------------------- a captioner from its settings

@@ -95,7 +95,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(raw, dict) or not all(isinstance(raw.get(key), kind) for key, kind in KEYS.values()):
         raise InputError(f"{path} is not a checkpoint of this project")
     if not isinstance(raw.get("format"), int) or not 1 <= raw["format"] <= FORMAT:
-        raise InputError(f"{path} has format {raw.get('format')}; this version of the project reads 1 to {FORMAT}")
+        given = raw.get("format") if isinstance(raw.get("format"), int) else "no number"
+        raise InputError(f"{path} has format {str(given)[:20]}; this version of the project reads 1 to {FORMAT}")
     found = Checkpoint(**{name: raw[key] for name, (key, _) in KEYS.items()}, training=raw.get("training"))
     if not isinstance(found.training, dict | None):
         raise InputError(f"{path} has a training state that is not a dict")
@@ -112,7 +113,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         if isinstance(tensor, Tensor) and not tensor.isfinite().all():
             raise InputError(f"{path} holds weights that are infinite or NaN, in {name}: its training went wrong")
     if found.cell not in CELLS:
-        raise InputError(f"{path} names an unknown cell, {found.cell}")
+        raise InputError(f"{path} names an unknown cell, {found.cell[:40]}")
     return found
 
 

@@ -60,10 +60,14 @@ class Decoding:
     def __post_init__(self) -> None:
         for name in ("max_length", "beam", "top_k"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} is {value}, wanted at least 1")
-        if not math.isfinite(self.length_penalty):
-            raise InputError(f"length_penalty is {self.length_penalty}, wanted a finite number")
+            if not (isinstance(value, int) or (value is None and name == "top_k")) or (value or 1) < 1 or value == 0:
+                raise InputError(f"{name} is {value}, wanted an int of at least 1")
+        for name in ("max_length", "beam"):
+            if getattr(self, name) > 1000:
+                raise InputError(f"{name} is {getattr(self, name)}, wanted at most 1000")
+        if not -10 <= self.length_penalty <= 10:
+            raise InputError(f"length_penalty is {self.length_penalty}, wanted from -10 to 10")
+        object.__setattr__(self, "length_penalty", float(self.length_penalty))
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise InputError(f"temperature is {self.temperature}, wanted above 0 and finite")
         if self.top_p is not None and not 0 < self.top_p <= 1:

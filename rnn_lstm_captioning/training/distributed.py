@@ -35,7 +35,10 @@ def process_group(device: str) -> Iterator[str]:
             raise InputError(f"--nproc-per-node must be at most {torch.cuda.device_count()}, the number of GPUs")
         device, backend = f"cuda:{local_rank}", "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    try:
+        dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    except (ValueError, KeyError) as error:
+        raise InputError(f"the variables that torchrun sets are not valid: {error}; unset them, or use it") from error
     yield device
     dist.destroy_process_group()  # not after an error: it would wait for the other processes
 
@@ -127,8 +130,14 @@ def from_rank_0(make: Callable[[], T]) -> T:
             values[1] = str(error)
     dist.broadcast_object_list(values)
     if values[1] is not None:
-        raise InputError(values[1])
+        raise everywhere(InputError(values[1]))
     return values[0]
+
+
+def everywhere(error: InputError) -> InputError:
+    """The error, marked as one that every process raises: only one of them prints it."""
+    error.in_all_processes = True
+    return error
 
 
 def is_connection_error(error: RuntimeError) -> bool:

@@ -36,6 +36,10 @@ class FeaturePass:
     batch_size: int = 64  # images
     progress: bool = True  # show a progress bar
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size is {self.batch_size}, wanted at least 1")
+
 
 def prepare_training(
     captioner: CaptioningRNN,
@@ -99,7 +103,7 @@ def prepare_pairs(
         beside = Path(data.source).parent
         keep_beside = data.source != "scenes" and os.access(beside, os.W_OK)
         folder = feature_pass.cache or (beside if keep_beside else cache_folder())
-        stem = folder / f"{Path(data.source).name}.{name}"
+        stem = folder / f"{Path(data.source).name[:100]}.{name}"
     pairs.features = encode_all(encoder, split.images, feature_pass, stem, data.identity, name)
     if not captioner.cell.uses_grid:  # the cell reads the mean only: pool once, not in every batch
         pairs.features = pool(pairs.features)

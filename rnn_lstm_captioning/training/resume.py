@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import same_file
 from ..model.checkpoint import Checkpoint
 from . import distributed
 from .run_folder import RunFolder
@@ -24,12 +25,18 @@ def check_settings(checkpoint: Checkpoint, path: Path, settings: dict, stored_si
         )
     for name, value in settings.items():
         before = checkpoint.settings.get(name, value)
-        if name not in FREE_TO_CHANGE and before != value:
-            flag = "--" + name.replace("_", "-")
-            raise InputError(
-                f"{path} was trained with {flag} {before}, not {value}: to resume, use {flag} {before}; "
-                f"to begin a new run with its weights, use --init {path}"
-            )
+        if name in FREE_TO_CHANGE or before == value:
+            continue
+        other = f"to begin a new run with its weights, use --init {path}"
+        if name == "contents":
+            raise InputError(f"{path} was trained on other data than {settings['data']} holds now: {other}")
+        flag = "--" + name.replace("_", "-")
+        if isinstance(before, bool):
+            with_it = "with" if before else "without"
+            raise InputError(f"{path} was trained {with_it} {flag}: to resume, use it {with_it} {flag}; {other}")
+        raise InputError(
+            f"{path} was trained with {flag} {before}, not {value}: to resume, use {flag} {before}; {other}"
+        )
 
 
 def resume(trainer: Trainer, checkpoint: Checkpoint, path: Path, folder: RunFolder) -> bool:
@@ -44,8 +51,8 @@ def resume(trainer: Trainer, checkpoint: Checkpoint, path: Path, folder: RunFold
         same = trainer.load_state_dict(checkpoint.training)
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: its training state doesn't fit its weights ({error})") from error
-    folder.saved = path == folder.last
-    if not distributed.from_rank_0(lambda: path.parent == folder.folder and folder.best.exists()):
+    folder.saved = same_file(path, folder.last)
+    if not distributed.from_rank_0(lambda: same_file(path, folder.last) and folder.best.exists()):
         trainer.best = None  # this folder has no best checkpoint: the next epoch writes the first one
         if trainer.step >= trainer.total_steps and trainer.is_evaluated():
             raise InputError(f"the run of {path} is finished; to continue it, give more --epochs")

@@ -19,6 +19,10 @@ class DataSettings:
     augment: bool = False  # random crops and mirroring; the CNN then runs in every step
     encoder_weights: str = "none"  # "imagenet", "none" or a file
 
+    def __post_init__(self) -> None:
+        if self.num_train is not None and not (isinstance(self.num_train, int) and self.num_train > 0):
+            raise InputError(f"num_train is {self.num_train}, wanted an int above 0, or None")
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -46,9 +50,15 @@ class TrainingSettings:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"{name} is {getattr(self, name)}, wanted above 0")
+        for name in ("epochs", "batch_size", "patience", "save_every", "seed"):
+            value, least = getattr(self, name), int(name in ("epochs", "batch_size"))
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"{name} is {value}, wanted an int of at least {least}")
+        for name in ("learning_rate", "clip", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is {getattr(self, name)}, wanted a number of at least 0")
+        if self.learning_rate == 0:
+            raise InputError("learning_rate is 0, wanted above 0")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup is {self.warmup}, wanted in [0, 1)")
         if self.self_critical and self.batching == "length":

@@ -251,7 +251,8 @@ class Trainer:
         """Load a state. Returns: whether the random numbers continue too; with another number of processes they
         can't. Raises: ValueError, KeyError or TypeError if the state does not fit the parameters."""
         rows = [*state["history"], *([] if state["best"] is None else [state["best"]])]
-        if not (isinstance(state["step"], int) and state["step"] >= 0 and all(map(_is_row, rows))):
+        counts = [state["step"], state.get("norms", 0), state.get("clipped", 0)]
+        if not (isinstance(state["step"], int) and all(0 <= n < 1e15 for n in counts) and all(map(_is_row, rows))):
             raise ValueError("the step or the history is not valid")
         groups = self.optimizer.state_dict()["param_groups"]  # as the settings say
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
@@ -283,7 +284,9 @@ class Trainer:
 
 def _is_row(row):
     wanted = {"epoch", "step", "train_loss", "val_loss", "train_loss_per_word", "val_loss_per_word", "val_perplexity"}
-    return isinstance(row, dict) and wanted <= row.keys() and all(isinstance(v, int | float) for v in row.values())
+    if not isinstance(row, dict) or not wanted <= row.keys() or not all(map(str.isidentifier, row)):
+        return False
+    return all(isinstance(value, int | float) and abs(value) < 1e15 for value in row.values())
 
 
 class _Interruption:
