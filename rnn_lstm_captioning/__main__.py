@@ -22,11 +22,10 @@ def main() -> None:
     common.prepare_output()
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("usage: rnn_lstm_captioning COMMAND [--help]\n")
-        print("\n".join(f"  {command:<9}{what}" for command, (_, what) in COMMANDS.items()))
-        return
+        lines = [f"  {command:<9}{what}\n" for command, (_, what) in COMMANDS.items()]
+        return common.show("usage: rnn_lstm_captioning COMMAND [--help]\n\n" + "".join(lines), sys.stdout)
     if name not in COMMANDS:
-        print(f"rnn_lstm_captioning: there is no command {name!a}: use {', '.join(COMMANDS)}", file=sys.stderr)
+        common.warn(f"rnn_lstm_captioning: there is no command {name}: use {', '.join(COMMANDS)}")
         sys.exit(2)
     sys.argv = [f"rnn_lstm_captioning {name}", *sys.argv[2:]]
     run(name)

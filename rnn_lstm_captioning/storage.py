@@ -209,7 +209,7 @@ def _storages_of(file):
     """Read one pickle without making any of its objects. Returns: the bytes that each of its storages claims."""
     start = file.tell()
     for operation, value, _ in pickletools.genops(file):
-        if operation.name in ("PUT", "LONG_BINPUT") and value > 1e7:  # room is made for all smaller ones
+        if operation.name in ("PUT", "LONG_BINPUT") and int(value or 0) > 1e7:  # room is made for all smaller ones
             raise ValueError("its pickle stores too many values")
     file.seek(start)
     reader = _ClaimReader(file)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..files import read_text
-from .common import leave
+from .common import leave, show
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -41,6 +41,9 @@ class ArgumentParser(argparse.ArgumentParser):
                 self.error(f"{arg} can't be read: {error}")
             found += self._with_files(words)
         return found
+
+    def _print_message(self, message, file=None):  # argparse's own hides that the help could not be written
+        show(message, file or sys.stderr)
 
     def error(self, message: str) -> NoReturn:
         leave(2, f"{message}; --help lists the flags")

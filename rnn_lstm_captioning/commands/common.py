@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from ..errors import InputError, RunFailed
 from ..text import printable
@@ -113,6 +113,14 @@ def reuse_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is outside the heap ...
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: ... and the heap does not shrink
+
+
+def show(text: str, file: TextIO) -> None:
+    """Print a text of our own, such as the help, with all its lines."""
+    try:
+        print(text, end="", file=file, flush=True)
+    except OSError as error:
+        leave(1, None if isinstance(error, BrokenPipeError) else f"the output could not be written: {error.strerror}")
 
 
 def say(text: object) -> None:
