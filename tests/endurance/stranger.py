@@ -240,7 +240,7 @@ def module_of(prefix, arguments):
     return module
 
 
-@kind("memory layouts", often=400)
+@kind("memory layouts", often=1200)
 def memory_layouts(world, numbers):
     prefix, dtype = numbers.choice(PREFIXES), numbers.choice((torch.float32, torch.float32, torch.float64))
     arguments = cell_arguments(prefix, numbers, dtype)
@@ -259,7 +259,7 @@ def memory_layouts(world, numbers):
             raise Wrong(f"{prefix}, {dtype}: result {k} differs by {(a - b).abs().max():.2g}")
 
 
-@kind("changed in place before the backward pass")
+@kind("changed in place before the backward pass", often=300)
 def changed_in_place(world, numbers):
     prefix = numbers.choice(PREFIXES)
     arguments = [tensor.clone() for tensor in cell_arguments(prefix, numbers, torch.float32)]
@@ -274,7 +274,7 @@ def changed_in_place(world, numbers):
         raise Wrong(f"{prefix}: a tensor was changed, and the gradients are of neither")
 
 
-@kind("a gradient of a gradient")
+@kind("a gradient of a gradient", often=300)
 def double_backward(world, numbers):
     prefix = numbers.choice(PREFIXES)
     arguments = [tensor.clone() for tensor in cell_arguments(prefix, numbers, torch.float64)]
@@ -299,7 +299,7 @@ def double_backward(world, numbers):
         raise Wrong(f"{layer}, {prefix}: a penalty on the gradient is dropped in silence")
 
 
-@kind("changed in place after the cell")
+@kind("changed in place after the cell", often=300)
 def in_place_after(world, numbers):
     prefix = numbers.choice(PREFIXES)
     arguments = [tensor.clone() for tensor in cell_arguments(prefix, numbers, torch.float64)]
@@ -350,7 +350,7 @@ def odd_value(numbers, like):
     )  # fmt: skip
 
 
-@kind("odd arguments of a cell", often=200)
+@kind("odd arguments of a cell", often=700)
 def odd_arguments(world, numbers):
     prefix = numbers.choice(PREFIXES)
     arguments = [tensor.clone() for tensor in cell_arguments(prefix, numbers, torch.float32)]
@@ -385,7 +385,7 @@ def odd_arguments(world, numbers):
             raise Wrong(f"{prefix}: {type(odd).__name__} {getattr(odd, 'dtype', '')} is accepted as argument {place}")
 
 
-@kind("odd arguments of a captioner", often=200)
+@kind("odd arguments of a captioner", often=500)
 def odd_captioner(world, numbers):
     model = world.captioner.model
     images = torch.randint(256, (2, 3, 112, 112), dtype=torch.uint8)
