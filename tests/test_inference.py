@@ -50,7 +50,7 @@ def test_a_checkpoint_captions_an_image_from_python(trained, cell):
     with pytest.raises(InputError, match=r"missing.jpg: .*No such file"):
         captioner.caption(trained / "missing.jpg")
     (trained / "text.jpg").write_text("hello")
-    with pytest.raises(InputError, match=r"text.jpg: cannot identify image file"):
+    with pytest.raises(InputError, match=r"text.jpg: it is not an image of a known kind"):
         captioner.caption(trained / "text.jpg")
 
 

@@ -102,7 +102,7 @@ def test_a_folder_without_write_permission_is_named(scenes_file, tmp_path):
 
 def test_a_file_in_place_of_the_folder_is_an_error(scenes_file, tmp_path):
     (tmp_path / "cv").write_text("")
-    with pytest.raises(OSError, match="cv"):
+    with pytest.raises(InputError, match="--out .*cv can't be written to: File exists"):
         train(scenes_file, tmp_path / "cv")
 
 
@@ -216,7 +216,7 @@ def test_files_that_claim_more_than_they_contain_are_refused(tmp_path):
     torch.save({"x": torch.zeros(1).expand(10**13)}, path)
     assert_refused(path, "claims more elements than it stores")
     torch.save({"x": torch.empty(10**13, device="meta")}, path)
-    assert_refused(path, "claims more elements than it stores")
+    assert_refused(path, "claims more elements than it stores", "only these are read")
     # a zip bomb: 200 MB of zeros in 200 kB
     torch.save({"x": torch.zeros(5)}, path)
     with zipfile.ZipFile(path) as archive:

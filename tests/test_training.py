@@ -75,8 +75,8 @@ def test_the_warm_up_can_be_turned_off_or_made_longer():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"epochs": 0}, "epochs is 0, wanted above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan, wanted above 0"),
+        ({"epochs": 0}, "epochs is 0, wanted an int of at least 1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan, wanted a number of at least 0"),
         ({"batching": "any"}, "batching is 'any', wanted one of padded, length"),
         ({"warmup": 1.0}, r"warmup is 1.0, wanted in \[0, 1\)"),
         ({"self_critical": True, "batching": "length"}, "it can't be used with --batching length"),

@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
     """Train a captioner as the command line says. Args: cell, of a script that trains this cell only."""
     args = train_flags(cell).parse_args(arguments)
     chosen = choose_cell(args.cell, cell)
-    if args.init and args.resume:
-        raise InputError("--init begins a new run and --resume continues one: use one of them")
+    if args.init and args.resume not in (None, True):
+        raise InputError("--init begins a new run and --resume FILE continues one: use one of them")
     if args.self_critical and not (args.init or args.resume):
         raise InputError("--self-critical improves a trained captioner: name its checkpoint with --init")
     if args.deterministic:  # on a CPU, it always is
@@ -49,8 +49,13 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         check_agreement(args, chosen)
         out = args.out / "dry-run" if args.dry_run else args.out
         distributed.from_rank_0(lambda: claim(out, chosen.name, stack))
-        stack.enter_context(protecting([args.data, args.init, args.encoder_weights, chosen.file]))
+        stack.enter_context(protecting([args.data, args.encoder_weights, chosen.file]))
         train(args, chosen, out, used_device)
+
+
+def contents_of(file: Path | None) -> bytes | None:
+    """The bytes of a learner's file; None if there is none, which is noticed later."""
+    return file.read_bytes() if file and file.is_file() else None
 
 
 def claim(out: Path, cell: str, stack: contextlib.ExitStack) -> None:
@@ -69,7 +74,7 @@ def check_agreement(args: Namespace, chosen: ChosenCell) -> None:
     paths = ("data", "out", "init", "resume", "encoder_weights", "cell")
     mine = {k: v for k, v in vars(args).items() if k not in (*paths, "device", "quiet")}
     mine |= {name: bool(getattr(args, name)) for name in paths}
-    mine["cell"] = (chosen.name, chosen.file and chosen.file.read_text(encoding="utf-8", errors="replace"))
+    mine["cell"] = (chosen.name, contents_of(chosen.file))
     for others in distributed.all_gather(mine):
         for name in mine:
             if others[name] != mine[name]:

@@ -49,7 +49,7 @@ def read_captions(
             problems.setdefault("image names that can't be used", []).append(shown)
         elif not isinstance(caption, str):
             problems.setdefault("captions that are not text", []).append(f"{name}: {caption!r}")
-        elif not has_words(caption := caption.encode("utf-8", "replace").decode()):  # half a character can't be stored
+        elif not has_words(caption := caption.strip().encode("utf-8", "replace").decode()):
             problems.setdefault("captions without a word in them", []).append(f"{name}: {caption!r}")
         else:
             captions.setdefault(name, []).append(caption)
@@ -111,8 +111,9 @@ def _read_coco(images, annotations, problems):
         if name is None:
             problems.setdefault("captions without an image", []).append(f"image {note['image_id']}: {caption!r}")
         else:
-            described.add(name)
-            yield name, caption.strip() if isinstance(caption, str) else caption, None
+            if isinstance(caption, str):
+                described.add(name)
+            yield name, caption, None
     without = [name for name in names.values() if name not in described]
     if without:
         problems["images without a caption"] = without
