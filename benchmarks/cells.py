@@ -5,10 +5,13 @@
 RNN, LSTM and GRU are compared with nn.RNN, nn.LSTM and nn.GRU. The attention LSTM is compared with "textbook", a loop
 as in course code: every step computes its own input projection and attention, and autograd computes the gradients.
 Both sides run in one process, interleaved (A B A B ...). A row gives the median of each side, and the median and the
-quartiles of their ratio. Below 1, ours is faster.
+quartiles of their ratio. Below 1, ours is faster. "Peak" is the share of the machine's own matrix-product speed in this
+precision that each side's products reach. A side that can't run on this machine is marked with a dash.
 """
 
 import argparse
+import math
+import os
 import platform
 import statistics
 import time
@@ -19,7 +22,7 @@ import torch
 from torch import nn
 
 from rnn_lstm_captioning import GRU, LSTM, RNN, AttentionLSTM
-from rnn_lstm_captioning.training.precision import autocast
+from rnn_lstm_captioning.training.precision import autocast, bf16_speed
 
 SIZES = [(256, 16, 256, 512), (64, 16, 256, 512), (32, 16, 128, 128), (1, 16, 256, 512)]
 GRID = 4
@@ -89,6 +92,47 @@ def compare(ours, theirs, seconds, synchronize):
     return times
 
 
+def can_run(run):
+    """Whether a side runs here: a CPU without instructions for bf16 has no LSTM of PyTorch's in bf16."""
+    try:
+        run()
+    except RuntimeError:
+        return False
+    return True
+
+
+def peak_speed(dtype, device, synchronize, size=1024):
+    """The fastest matrix product of twenty, in operations per second."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = math.inf
+    for _ in range(20):
+        synchronize()
+        start = time.perf_counter()
+        a @ a
+        synchronize()
+        best = min(best, time.perf_counter() - start)
+        if best > 1:
+            break
+    return 2 * size**3 / best
+
+
+def operations(name, task, N, T, D, H):
+    """The operations of a cell's matrix products; the backward pass has twice those of the forward pass."""
+    gates = {"RNN": 1, "GRU": 3}.get(name, 4) * H
+    products = D * gates + H * gates
+    if name == "attention":
+        products += H * gates + 2 * H * GRID**2
+    return 2 * N * T * products * (3 if task == "train" else 1)
+
+
+def machine(device):
+    """One line about the machine: what the figures depend on."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    bf16 = f"bf16 product {bf16_speed('cpu'):.2g} times as fast as fp32"
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {bf16}"
+
+
 def ratio_and_quartiles(a, b):
     """The median of a / b, and its lower and upper quartile. Args: a, b, lists of times, measured interleaved."""
     low, middle, high = statistics.quantiles([x / y for x, y in zip(a, b)], n=4)
@@ -109,15 +153,24 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
-    print(f"torch {torch.__version__}, {platform.machine()}, {args.device}, {args.threads} threads")
-    print("| cell | task | precision | N, T, D, H | ours (ms) | theirs (ms) | ratio | quartiles |\n|" + "---|" * 8)
+    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads; {machine(args.device)}\n")
+    titles = "cell | task | precision | N, T, D, H | ours (ms) | theirs (ms) | ratio | quartiles | ours / peak"
+    print(f"| {titles} | theirs / peak |\n|" + "---|" * 10)
     for precision in ("fp32", "bf16"):
         context = partial(autocast, args.device, precision)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        if precision == "bf16" and args.device == "cpu" and bf16_speed("cpu") < 0.3:
+            print("| all | all | bf16 | all | - | - | - | this processor has no instructions for bf16 | - | - |")
+            continue
+        peak = peak_speed(dtype, args.device, synchronize)
         for size in SIZES:
             torch.manual_seed(0)
             dh = torch.randn(size[0], size[1], size[3], device=args.device)
             for name, (ours, theirs) in pairs(*size, args.device).items():
                 for task, step in (("train", train_step), ("infer", infer)):
+                    if not can_run(lambda: step(theirs, dh, context)):  # noqa: B023
+                        print(f"| {name} | {task} | {precision} | {', '.join(map(str, size))} |" + " - |" * 6)
+                        continue
                     a, b = compare(
                         lambda: step(ours, dh, context),  # noqa: B023, called before the next iteration
                         lambda: step(theirs, dh, context),  # noqa: B023
@@ -125,10 +178,12 @@ def main():
                         synchronize,
                     )
                     middle, low, high = ratio_and_quartiles(a, b)
-                    ms = [f"{1e3 * statistics.median(t):.2f}" for t in (a, b)]
+                    medians = [statistics.median(t) for t in (a, b)]
+                    ms = [f"{1e3 * seconds:.2f}" for seconds in medians]
+                    shares = [f"{operations(name, task, *size) / seconds / peak:.2f}" for seconds in medians]
                     print(
                         f"| {name} | {task} | {precision} | {', '.join(map(str, size))} "
-                        f"| {ms[0]} | {ms[1]} | {middle:.2f} | {low:.2f}-{high:.2f} |",
+                        f"| {ms[0]} | {ms[1]} | {middle:.2f} | {low:.2f}-{high:.2f} | {' | '.join(shares)} |",
                         flush=True,
                     )
 

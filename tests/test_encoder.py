@@ -7,9 +7,11 @@ import threading
 import pytest
 import torch
 import torchvision
+from helpers import run_train
+from PIL import Image
 from torchvision.transforms.v2.functional import resize
 
-from rnn_lstm_captioning import ImageEncoder, InputError
+from rnn_lstm_captioning import ImageEncoder, InputError, load_captioner
 from rnn_lstm_captioning.training import features
 from rnn_lstm_captioning.training.features import FeaturePass, encode_all
 
@@ -237,3 +239,41 @@ def test_an_interrupted_feature_pass_leaves_nothing_behind(tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         encode_all(encoder, torch.zeros(4, 3, 64, 64, dtype=torch.uint8), FeaturePass(batch_size=2), tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name, layer, grid",
+    [("mobilenet_v2", "features.13", 7), ("regnet_x_400mf", "trunk_output.block3", 7), ("resnet18", "layer3", 7)],
+)
+def test_an_earlier_layer_gives_a_finer_grid(name, layer, grid):
+    torch.manual_seed(1)
+    encoder = ImageEncoder(False, name=name, layer=layer).eval()
+    images = torch.randint(256, (2, 3, 112, 112), dtype=torch.uint8)
+    found = encoder(images)
+    assert found.shape == (2, encoder.out_channels, grid, grid)
+    torch.manual_seed(1)
+    network = torchvision.models.get_model(name, weights=None).eval()
+    kept = {}
+    network.get_submodule(layer).register_forward_hook(lambda _, __, output: kept.update(features=output))
+    with torch.no_grad():
+        network((images / 255 - encoder.mean) / encoder.std)
+    torch.testing.assert_close(found, kept["features"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_that_is_not_there_or_has_no_grid_is_refused():
+    with pytest.raises(InputError, match="mobilenet_v2 has no layer nope; it has features.0, features.1"):
+        ImageEncoder(False, name="mobilenet_v2", layer="nope")
+    with pytest.raises(InputError, match="has no spatial features"):
+        ImageEncoder(False, name="mobilenet_v2", layer="classifier.1")
+
+
+def test_a_run_with_an_earlier_layer_is_saved_and_resumed(scenes_file, tmp_path):
+    flags = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 8 --wordvec-dim 4 --quiet --device cpu"
+    flags = ["--data", str(scenes_file), "--out", str(tmp_path), *flags.split()]
+    run_train("attn", [*flags, "--epochs", "1", "--encoder-layer", "features.7"])
+    captioner = load_captioner(tmp_path / "attn_best.pt", "cpu")
+    caption = captioner.caption(Image.new("RGB", (50, 50), "red"))
+    assert captioner.model.image_encoder.layer == "features.7" and caption.attention.shape[1:] == (13, 13)
+    run_train("attn", [*flags, "--epochs", "2", "--encoder-layer", "features.7", "--resume"])
+    with pytest.raises(InputError, match="was trained with --encoder-layer features.7, not None"):
+        run_train("attn", [*flags, "--epochs", "3", "--resume"])

@@ -37,6 +37,9 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
     model.add_argument(
         "--encoder-weights", type=name, metavar="imagenet|none|FILE", help="default: imagenet; for the scenes: none"
     )
+    model.add_argument(
+        "--encoder-layer", type=name, metavar="NAME", help="its layer that gives the features (the last one)"
+    )
     model.add_argument("--finetune-encoder", action="store_true", help="train the CNN too; slower")
     model.add_argument("--image-size", type=positive(int), metavar="PIXELS", help="fed to the CNN (the stored size)")
     model.add_argument(

@@ -94,12 +94,12 @@ def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> N
     precision = distributed.from_rank_0(lambda: find_precision(args, start, used_device))
     settings = settings_from(args, data.source, precision)
     folder = RunFolder(out, chosen.name, data.source, stored_size, run_settings(settings, chosen, data))
-    captioner = make_captioner(model_settings, settings.data, data, start, used_device, not settings.training.quiet)
     if start and start.resumed:
         check_settings(start.checkpoint, start.path, asdict(model_settings) | folder.settings, stored_size)
         before = start.checkpoint.settings.get("epochs", settings.training.epochs)
         if before != settings.training.epochs:
             say(f"--epochs was {before}, is {settings.training.epochs}: the learning rate's schedule covers them all")
+    captioner = make_captioner(model_settings, settings.data, data, start, used_device, not settings.training.quiet)
     if chosen.file:
         use_functions_in(chosen.file, captioner, args.unchecked)
     feature_pass = FeaturePass(

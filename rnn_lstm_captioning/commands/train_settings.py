@@ -85,6 +85,7 @@ def model_settings_from(args: Namespace, cell: str, stored_size: int) -> ModelSe
     return ModelSettings(
         cell=cell,
         encoder=args.encoder,
+        encoder_layer=args.encoder_layer,
         finetune_encoder=args.finetune_encoder,
         image_size=image_size,
         image_input=getattr(args, "image_input", "h0"),

@@ -204,8 +204,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        for part, training in modes:
-            part.training = training
+        module.train(modes[0][1])
+        for part, training in modes:  # a part can have another mode than the whole
+            if part.training != training:
+                part.train(training)
 
 
 # ----------------------------------------------------------------------- a captioner from its settings
@@ -230,6 +232,7 @@ def build_captioner(
         weights_file=None if encoder_weights in ("imagenet", "none") else encoder_weights,
         frozen=not settings.finetune_encoder,
         image_size=settings.image_size,
+        layer=settings.encoder_layer,
     )
     return CaptioningRNN(
         word_to_idx,
@@ -250,6 +253,7 @@ def settings_of(captioner: CaptioningRNN) -> ModelSettings:
     return ModelSettings(
         cell=captioner.cell_type,
         encoder=captioner.image_encoder.name,
+        encoder_layer=captioner.image_encoder.layer,
         finetune_encoder=not captioner.image_encoder.frozen,
         image_size=captioner.image_encoder.image_size,
         image_input=captioner.image_input,

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 from torchvision.transforms.v2.functional import resize
 
 from ..errors import InputError
@@ -13,6 +14,9 @@ from ..storage import load
 
 # torchvision's names for the layers after the last spatial features of a classification network
 HEAD = {"avgpool", "classifier", "fc", "head", "heads"}
+
+
+FEATURES = "features"  # the name of what a cut network returns
 
 
 class ImageEncoder(nn.Module):
@@ -25,9 +29,11 @@ class ImageEncoder(nn.Module):
         weights_file: a file with a state dict of that network, with its 1,000-class head; it overrides pretrained.
         frozen: never train the CNN: it gets no gradients, and BatchNorm keeps its running statistics.
         image_size: the side in pixels to which images are resized; None: they are not resized.
-    Attributes: out_channels, the C of its features; name; frozen; image_size; random_weights, whether it
+        layer: the layer that gives the features, such as "features.13" (mobilenet_v2) or "layer3" (resnet50); an
+            earlier layer has a finer grid. None: the last one before the classifier.
+    Attributes: out_channels, the C of its features; name; frozen; image_size; layer; random_weights, whether it
         was built with random weights.
-    Raises: InputError if the network has no spatial features, or its weights can't be loaded.
+    Raises: InputError if the network has no such layer or no spatial features, or its weights can't be loaded.
     """
 
     mean: Tensor
@@ -42,25 +48,26 @@ class ImageEncoder(nn.Module):
         weights_file: str | Path | None = None,
         frozen: bool = True,
         image_size: int | None = None,
+        layer: str | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.frozen, self.image_size = name, frozen, image_size
+        self.name, self.frozen, self.image_size, self.layer = name, frozen, image_size, layer
         self.random_weights = weights_file is None and not pretrained
         network = _make_network(name)
         if weights_file is not None:
             _load_weights(network, name, _read_state_dict(weights_file), weights_file)
         elif pretrained:
             _load_weights(network, name, _download_state_dict(name, verbose), "torchvision's file")
-        layers = dict(network.named_children())
-        head = next((i for i, layer in enumerate(layers) if layer in HEAD), None)
-        self.cnn = nn.Sequential(*list(layers.values())[:head]).to(memory_format=torch.channels_last)
+        self.cnn = (_up_to(network, name, layer) if layer else _without_head(network)).to(
+            memory_format=torch.channels_last
+        )
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
         self.cnn.eval().requires_grad_(not frozen)
         try:
             side = min(image_size or 64, 64)
             with torch.no_grad():
-                _, out_channels, _, _ = self.cnn(torch.zeros(1, 3, side, side)).shape
+                _, out_channels, _, _ = self._features(torch.zeros(1, 3, side, side)).shape
             self.out_channels: int = out_channels
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise InputError(
@@ -68,6 +75,10 @@ class ImageEncoder(nn.Module):
                 "use a plain convolutional network such as regnet_x_400mf, resnet50 or mobilenet_v2"
             ) from error
         self.train(not frozen)
+
+    def _features(self, images):
+        found = self.cnn(images)
+        return found[FEATURES] if self.layer else found
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         super().train(mode)
@@ -109,10 +120,25 @@ class ImageEncoder(nn.Module):
             images = images.to(self.mean.dtype) / 255
         images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            features = self.cnn(images)
+            features = self._features(images)
         if features.dim() != 4:
             raise ValueError(f"features has shape {tuple(features.shape)}, wanted (N, C, grid_h, grid_w)")
         return features
+
+
+def _without_head(network):
+    layers = dict(network.named_children())
+    head = next((i for i, layer in enumerate(layers) if layer in HEAD), None)
+    return nn.Sequential(*list(layers.values())[:head])
+
+
+def _up_to(network, name, layer):
+    """The network from the image to the output of a layer."""
+    _, nodes = get_graph_node_names(network)
+    if layer not in nodes and not any(node.startswith(f"{layer}.") for node in nodes):
+        known = ", ".join(dict.fromkeys(".".join(node.split(".")[:2]) for node in nodes if "." in node))
+        raise InputError(f"{name} has no layer {layer}; it has {known[:600]}")
+    return create_feature_extractor(network, {layer: FEATURES})
 
 
 def _make_network(name):

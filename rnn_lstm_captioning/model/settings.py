@@ -13,6 +13,7 @@ class ModelSettings:
 
     cell: str = "lstm"
     encoder: str = "regnet_x_400mf"
+    encoder_layer: str | None = None  # the layer that gives the features; None: the last one before the classifier
     finetune_encoder: bool = False  # train the CNN too
     image_size: int | None = None  # pixels, of the images that the CNN is fed; None: the stored size
     image_input: str = "h0"
