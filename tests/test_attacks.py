@@ -369,6 +369,15 @@ def test_tiny_files_take_no_memory(tmp_path, scenes_file):
         assert peak() - before < 1e6  # kB
 
 
+def test_a_large_file_that_is_no_model_is_not_read(tmp_path):
+    for start in (b"", struct.pack("<Q", 2) + b"{}", struct.pack("<Q", 10**9)):
+        with open(tmp_path / "x.safetensors", "wb") as file:
+            file.write(start)
+            file.truncate(20 * 10**9)
+        with pytest.raises(InputError, match="x.safetensors is not a checkpoint that can be read safely"):
+            load_captioner(tmp_path / "x.safetensors", "cpu")
+
+
 def test_a_name_of_another_process_may_be_odd():
     assert is_running(str(os.getpid())) and is_running("²") and not is_running("9" * 25)
 

@@ -5,6 +5,7 @@ Only this module knows the keys of the file; all other code uses a :class:`Check
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -193,13 +194,20 @@ def export_safetensors(checkpoint: Checkpoint, path: str | Path) -> None:
 
 def _read_safetensors(path):
     with open_file(path) as file:
-        content = file.read()  # not mapped: another program may change the file
-    try:
-        tensors = deserialize(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        raw = json.loads(header.get("__metadata__", {}).get(METADATA, "{}"))
-    except (SafetensorError, RecursionError) as error:
-        raise ValueError(f"it is damaged, or of another kind ({error})") from error
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            raise ValueError("it is damaged, or of another kind")
+        try:
+            header = json.loads(file.read(length))
+            raw = json.loads(header.pop("__metadata__", {}).get(METADATA, "{}"))
+            described = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+            if described != size:
+                raise ValueError(f"its header describes {described} bytes, and it has {size}")
+            file.seek(0)
+            tensors = deserialize(file.read())  # not mapped: another program may change the file
+        except (SafetensorError, RecursionError, AttributeError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"it is damaged, or of another kind ({error})") from error
     if not isinstance(raw, dict) or raw.pop("sha256", None) != _digest(tensors):
         raise ValueError("its weights are damaged, or it was not exported by this project")
     return raw | {"model": tensors}
