@@ -118,6 +118,14 @@ def test_sampling_draws_allowed_words_and_returns_their_probability(case, temper
         assert torch.equal(found.captions, greedy_search(captioner, features, L).captions)
 
 
+@pytest.mark.parametrize("values", [{"top_p": 1e-300}, {"temperature": 1e-300}, {"top_k": 1}, {"top_p": 1e-8}])
+def test_the_strictest_sampling_is_greedy_search(values):
+    table = random_table(3, 5, 9, 0)
+    captioner, features = TableCaptioner(table), torch.zeros(3, 1, 1, 1)
+    found = sampling_search(captioner, features, Decoding(5, **values))
+    assert torch.equal(found.captions, greedy_search(captioner, features, 5).captions)
+
+
 @settings(max_examples=100)
 @given(cases, st.data())
 def test_every_search_continues_a_beginning(case, data):

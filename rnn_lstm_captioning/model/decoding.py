@@ -136,7 +136,9 @@ def sampling_search(
         if decoding.top_k is not None:
             probs[:, decoding.top_k :] = 0
         if decoding.top_p is not None:
-            probs[probs.cumsum(dim=1) - probs >= decoding.top_p] = 0  # the most probable word always stays
+            too_many = probs.cumsum(dim=1) - probs >= decoding.top_p
+            too_many[:, 0] = False  # the most probable word always stays
+            probs[too_many] = 0
         return words.gather(1, torch.multinomial(probs, 1, generator=generator)).squeeze(1)
 
     return _search(captioner, features, decoding.max_length, decoding.allow_unk, beginning, draw)

@@ -1038,13 +1038,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--attempts", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=1e9, help="end after so many minutes")
     parser.add_argument("--kind", choices=KINDS, nargs="+", help="only these kinds")
     args = parser.parse_args()
     chosen = args.kind or list(KINDS)
-    attempts, wrong, shown = Counter(), Counter(), Counter()
+    attempts, wrong, shown, start = Counter(), Counter(), Counter(), time.monotonic()
     with tempfile.TemporaryDirectory() as base:
         world = World(Path(base))
         for k in range(args.attempts):
+            if time.monotonic() - start > args.minutes * 60:
+                break
             numbers = random.Random(f"{args.seed} {k}")
             (name,) = numbers.choices(chosen, [KINDS[name][1] for name in chosen])
             if k < len(chosen):
