@@ -43,6 +43,8 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":  # for `from rnn_lstm_captioning import *`, as notebooks do
+        return __dir__()
     if name.startswith("__"):
         raise AttributeError(name)
     home = importlib.import_module(f".{_HOMES.get(name, 'cells')}", __name__)

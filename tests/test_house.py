@@ -48,6 +48,12 @@ def test_every_name_of_the_top_level_exists():
         rnn_lstm_captioning.nonsense  # noqa: B018
 
 
+def test_a_notebook_can_import_everything():
+    names: dict = {}
+    exec("from rnn_lstm_captioning import *", names)
+    assert {"CaptioningRNN", "LSTM", "lstm_forward", "load_captioner", "temporal_softmax_loss"} <= names.keys()
+
+
 def test_no_module_hides_one_of_the_standard_library():
     assert not {path.stem for path in FILES} & set(sys.stdlib_module_names) - {"__init__", "__main__"}
 
