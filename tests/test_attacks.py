@@ -373,7 +373,10 @@ def test_a_large_file_that_is_no_model_is_not_read(tmp_path):
     for start in (b"", struct.pack("<Q", 2) + b"{}", struct.pack("<Q", 10**9)):
         with open(tmp_path / "x.safetensors", "wb") as file:
             file.write(start)
-            file.truncate(20 * 10**9)
+            try:
+                file.truncate(20 * 10**9)
+            except OSError:
+                pytest.skip("this file system has no sparse files of this size")
         with pytest.raises(InputError, match="x.safetensors is not a checkpoint that can be read safely"):
             load_captioner(tmp_path / "x.safetensors", "cpu")
 

@@ -593,8 +593,11 @@ def no_file(path, numbers, world):
     elif what == "socket":
         import socket
 
-        with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(path.parent):
+        here = os.getcwd()
+        with socket.socket(socket.AF_UNIX) as listener:
+            os.chdir(path.parent)  # the name of a socket can't be long
             listener.bind(path.name)
+            os.chdir(here)
     elif what == "zeros":
         path.write_bytes(bytes(numbers.choice((1, 1000, 10**6))))
     return path, what
