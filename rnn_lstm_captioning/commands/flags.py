@@ -21,7 +21,7 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         metavar="FILE",
         help="a caption file, or 'scenes'; default: datasets/coco.pt if it exists, else the scenes",
     )
-    data.add_argument("--download", action="store_true", help="first download the course's coco.pt (378 MB)")
+    data.add_argument("--download", action="store_true", help="first download the course's coco.pt (397 MB)")
     data.add_argument("--num-train", type=positive(int), metavar="N", help="use the first N training captions only")
     model = parser.add_argument_group("model")
     model.add_argument(
