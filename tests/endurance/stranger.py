@@ -854,6 +854,8 @@ def checkpoints_in(folder, name="*_best*.pt"):
     """The contents of the best checkpoints of the runs below a folder, as checksums of their weights."""
     found = set()
     for path in folder.rglob(name):
+        if path.name.startswith("."):  # a killed process did not finish it
+            continue
         weights = torch.load(path, weights_only=True)["model"]
         found.add(hashlib.sha256(b"".join(t.numpy().tobytes() for t in weights.values())).hexdigest())
     return found
