@@ -2,6 +2,9 @@
 
 import os
 
+# the tensors of the tests are small; beside another busy process, two threads that wait for each other take minutes
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from helpers import CELLS, run_train
