@@ -47,8 +47,6 @@ def run(name: str, **options: Any) -> None:
     common.prepare_output()
     flags.PARSERS[name](**options).parse_args()
     command = importlib.import_module(f".commands.{COMMANDS[name][0]}", __package__)
-    import torch  # noqa: F401, what is left to be imported
-
     signal.signal(signal.SIGINT, previous)
     common.run_command(lambda: command.main(**options), keep_memory=name != "demo")
 

@@ -32,7 +32,7 @@ def open_file(path: str | Path, largest: float = math.inf) -> BinaryIO:
 def read_text(path: str | Path, largest: float = 2e9) -> str:
     """The text (UTF-8) in a file that the user named. Raises: OSError; ValueError that says why it can't be used."""
     with open_file(path, largest) as file:
-        if b"\0" in file.read(1 << 16):
+        if b"\0" in file.read(1 << 16):  # most files that are no text show it here, before gigabytes are read
             raise ValueError("it is not a text file")
         file.seek(0)
         text = file.read().decode("utf-8-sig")

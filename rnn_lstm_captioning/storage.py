@@ -132,14 +132,13 @@ def load(path: str | Path, mmap: bool = False) -> Any:
     path = Path(path)
     with open_file(path) as file:
         try:
-            if file.read(4) == b"PK\3\4":  # torch looks here, too
+            if _is_archive(file):
                 _check_directory(file)
                 with zipfile.ZipFile(file) as archive:
                     _check_archive(archive, file, all_parts=not mmap)
                     value = _map_archive(archive, path) if mmap else None
             else:
                 mmap = False  # files in the format before torch 1.6 can't be memory-mapped
-                file.seek(0)
                 storages: dict[str, int] = {}
                 for _ in range(5):  # a number, a version, the system, the value, the names of its storages
                     storages |= _storages_of(file)
@@ -163,14 +162,21 @@ def fingerprint(path: str | Path) -> str:
     format before torch 1.6 stores none, and is read.
     """
     digest, status = hashlib.sha256(), os.stat(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            digest.update(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode())
-    else:
-        with open_file(path) as file:
+    with open_file(path) as file:
+        if _is_archive(file):
+            with zipfile.ZipFile(file) as archive:
+                digest.update(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode())
+        else:
             while content := file.read(1 << 20):
                 digest.update(content)
     return f"{status.st_size} bytes of {status.st_mtime_ns}, {digest.hexdigest()}"
+
+
+def _is_archive(file):
+    """Whether torch will read a file as a zip archive: it looks at the first bytes, zipfile at the last ones."""
+    start = file.read(4)
+    file.seek(0)
+    return start == b"PK\3\4"
 
 
 def _check_directory(file):
@@ -234,6 +240,13 @@ class _ClaimReader(pickle.Unpickler):
         self.storages[key] = elements * DTYPES.get(kind.__name__, torch.uint8).itemsize
 
 
+def read_only(array: np.ndarray) -> torch.Tensor:
+    """A tensor that shares the memory of an array in which nobody may write: torch has no such tensors, and warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
 def _map_archive(archive, path):
     """The value in an archive; its tensors are read-only maps of the file. (torch's own maps are private: the system
     must have memory for every page of them.)"""
@@ -247,10 +260,7 @@ def _map_archive(archive, path):
         part = f"data/{key}"
         if not sizes[part]:
             return torch.empty(0, dtype=torch.uint8)
-        mapped = np.memmap(path, np.uint8, "r", offsets[part], (sizes[part],))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(mapped)
+        return read_only(np.memmap(path, np.uint8, "r", offsets[part], (sizes[part],)))
 
     with archive.open(f"{name}/data.pkl") as part:
         return _MapReader(part, storage).load()

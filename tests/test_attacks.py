@@ -1,9 +1,7 @@
 """What attackers have found: the short form of tests/endurance/stranger.py, and a test for every single finding."""
 
-import io
 import json
 import os
-import pickle
 import random
 import re
 import shutil
@@ -32,6 +30,7 @@ from rnn_lstm_captioning.text import printable
 from rnn_lstm_captioning.training import distributed
 from rnn_lstm_captioning.training.features import FeaturePass
 from rnn_lstm_captioning.training.settings import DataSettings
+from tests.endurance.stranger import legacy
 
 SMALL = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 8 --wordvec-dim 4 --batch-size 16 --quiet"
 SMALL = [*SMALL.split(), "--device", "cpu"]
@@ -338,16 +337,6 @@ def test_half_a_character_does_not_stop_a_build(tmp_path):
 def test_the_same_images_for_training_and_validation_are_refused(pictures):
     with pytest.raises(InputError, match="6 images are in both files of captions, such as"):
         construct("--captions", "c.csv", "--val-captions", "c.csv", "--out", "y.pt")
-
-
-def legacy(value):
-    """What torch before 1.6 wrote, with any pickle as its value."""
-    head = io.BytesIO()
-    torch.save({}, head, _use_new_zipfile_serialization=False)
-    head.seek(0)
-    for _ in range(3):
-        pickle.load(head)
-    return head.getvalue()[: head.tell()] + value + pickle.dumps([], 2)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the address space is in /proc")

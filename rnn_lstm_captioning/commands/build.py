@@ -38,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = settings_from(build_flags().parse_args(arguments))
     with only_one(settings.out.with_name(f".{settings.out.name}.lock"), f"building {settings.out}"):
         inputs = [settings.captions, settings.val_captions, *(settings.split_lists or {}).values()]
-        sheet = settings.out.with_name(settings.out.stem + "_sheet.png")
+        sheet = settings.sheet
         pictures = [sheet] if sheet.exists() and same_file(sheet.parent, settings.images) else []
         with protecting([*inputs, *pictures]):
-            for path in (settings.out, sheet, settings.out.with_name(settings.out.stem + "_report.txt")):
+            for path in (settings.out, sheet, settings.report):
                 check_unprotected(path)  # now, and not after hours
             build(settings)
 
@@ -49,18 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def build(settings: BuildSettings) -> None:
     """Write the caption file, a report and a sheet of sample images."""
     data, report = build_caption_file(settings)
-    out = settings.out
-    save_contact_sheet(out.with_name(out.stem + "_sheet.png"), *sample_images(data))
+    save_contact_sheet(settings.sheet, *sample_images(data))
     del data["train_references"]  # raw text is for the metrics, which don't use the training split
-    save(data, out)
-    report_path = out.with_name(out.stem + "_report.txt")
-    with replacing(report_path) as unfinished:
+    save(data, settings.out)
+    with replacing(settings.report) as unfinished:
         unfinished.write_text("\n".join(report) + "\n", encoding="utf-8", errors="backslashreplace")
-    remove_parts(out)
+    remove_parts(settings.out)
     for line in report:
         if not line.startswith("  "):
             say(line)
-    say(f"wrote {out}, {report_path.name} and {out.stem}_sheet.png")
+    say(f"wrote {settings.out}, {settings.report.name} and {settings.sheet.name}")
 
 
 def sample_images(data: dict, count: int = 12) -> tuple[list[torch.Tensor], list[str]]:

@@ -129,9 +129,14 @@ def say(text: object) -> None:
         print(printable(text), flush=True)
 
 
+def _distributed():
+    """The module for several processes, if this command uses it."""
+    return sys.modules.get("rnn_lstm_captioning.training.distributed")
+
+
 def _rank():
     """The number of this process among those that train together, once they are connected."""
-    distributed = sys.modules.get("rnn_lstm_captioning.training.distributed")
+    distributed = _distributed()
     return distributed.rank() if distributed else 0
 
 
@@ -146,7 +151,7 @@ def leave(code: int, message: object) -> NoReturn:
     is printed by rank 0 alone."""
     if message and not (_rank() > 0 and getattr(message, "in_all_processes", False)):
         warn(f"{Path(sys.argv[0]).name}: {str(message)[:2000]}")
-    distributed = sys.modules.get("rnn_lstm_captioning.training.distributed")
+    distributed = _distributed()
     if distributed and distributed.world_size() > 1:
         sys.stdout.flush()
         os._exit(code)  # a regular exit would wait for the other processes

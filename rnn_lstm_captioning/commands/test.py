@@ -3,7 +3,6 @@ test for every cell."""
 
 import json
 import math
-import os
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -28,7 +27,7 @@ from ..evaluation.metrics import (
     single_best_caption,
 )
 from ..evaluation.results_page import Scored, save_results_page
-from ..files import protecting
+from ..files import protecting, same_file
 from ..model.checkpoint import Checkpoint, export_safetensors, load_checkpoint, restore_captioner
 from ..model.decoding import Decoding
 from ..storage import replacing
@@ -93,7 +92,7 @@ def caption_files(captioner: ImageCaptioner, paths: Sequence[Path], args: Namesp
     """Caption the user's own images, one line each; report the images that can't be read."""
     if not paths:
         raise InputError(f"there are no images in {', '.join(args.image)}")
-    if args.out and os.path.realpath(args.out) in {os.path.realpath(path.parent) for path in paths}:
+    if args.out and any(same_file(args.out, path.parent) for path in paths):
         raise InputError(
             f"--out {args.out} has the images to caption, and figures could overwrite them: choose another"
         )

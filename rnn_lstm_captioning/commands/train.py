@@ -211,8 +211,7 @@ def choose_data(args: Namespace) -> CaptionData:
     hint = "; --download fetches coco.pt, --data FILE takes your own" if source == "scenes" and not args.data else ""
     say(f"data: {'the built-in scenes' if source == 'scenes' else source}{hint}")
     data = load_captions(source)
-    contents = data.identity.split(", ")[-1]  # without the time of the file
-    if any(other != contents for other in distributed.all_gather(contents)):
+    if any(contents != data.contents for contents in distributed.all_gather(data.contents)):
         raise distributed.everywhere(InputError(f"{source} is not the same file on all machines"))
     if args.dry_run:
         data.splits = {name: split.first(4 * args.batch_size) for name, split in data.splits.items()}

@@ -99,6 +99,5 @@ def model_settings_from(args: Namespace, cell: str, stored_size: int) -> ModelSe
 
 def run_settings(settings: Settings, chosen: ChosenCell, data: CaptionData) -> dict:
     """The settings of a run as plain values, for its checkpoints."""
-    contents = {"contents": data.identity.split(", ")[-1]}  # of the caption file, without its time
     own = {"own_cell": str(chosen.file)} if chosen.file else {}
-    return asdict(settings.data) | asdict(settings.training) | own | contents
+    return asdict(settings.data) | asdict(settings.training) | own | {"contents": data.contents}

@@ -49,6 +49,16 @@ class BuildSettings:
     max_length: int = 15
     workers: int = os.cpu_count() or 1
 
+    @property
+    def sheet(self) -> Path:
+        """The figure of some images that is written beside the result."""
+        return self.out.with_name(self.out.stem + "_sheet.png")
+
+    @property
+    def report(self) -> Path:
+        """The text that is written beside the result: what was used, and what was not."""
+        return self.out.with_name(self.out.stem + "_report.txt")
+
     def __post_init__(self) -> None:
         for flag, folder in (("--images", self.images), ("--val-images", self.val_images)):
             if folder and not folder.is_dir():
@@ -70,9 +80,7 @@ class BuildSettings:
             raise InputError(f"--out {self.out} is a folder; name a file, such as {self.out / 'captions.pt'}")
         if not self.out.parent.is_dir() and any(path.is_file() for path in self.out.parents):
             raise InputError(f"--out {self.out} can't be written: a part of its name is a file")
-        if os.path.realpath(self.out) in {
-            os.path.realpath(path) for path in (self.captions, self.val_captions) if path
-        }:
+        if any(same_file(self.out, path) for path in (self.captions, self.val_captions) if path):
             raise InputError(f"--out {self.out} would overwrite the captions; choose another name")
         if self.out.suffix != ".pt":
             raise InputError(f"--out {self.out}: the name of a caption file must end in .pt")

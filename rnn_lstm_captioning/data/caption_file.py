@@ -65,6 +65,11 @@ class CaptionData:
     idx_to_word: list[str]
 
     @property
+    def contents(self) -> str:
+        """The part of the identity that depends on what is in the file alone, not on its time or size."""
+        return self.identity.split(", ")[-1]
+
+    @property
     def word_to_idx(self) -> dict[str, int]:
         return {word: index for index, word in enumerate(self.idx_to_word)}
 

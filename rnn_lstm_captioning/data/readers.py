@@ -168,6 +168,7 @@ def _read_csv(text, path, problems):
                 "Flickr's .token.txt)"
             )
         image, caption = header.index("image"), header.index("caption")
+        two_columns = header == ["image", "caption"]
         for row in filter(None, rows):
             line = f"line {rows.line_num}: {row[0][:80]}"
             if any(re.search(r"\n[^\n]*\.\w{3,4}[\"']?,", cell) for cell in row):
@@ -177,10 +178,7 @@ def _read_csv(text, path, problems):
                 )
             if len(row) <= max(image, caption):
                 problems.setdefault("lines without a caption", []).append(line)
-            elif header == [
-                "image",
-                "caption",
-            ]:  # the rest of the row is the caption: its commas need no quotes
+            elif two_columns:  # the rest of the row is the caption: its commas need no quotes
                 yield row[0].strip(), ",".join(row[1:]).strip(), None
             elif len(row) > len(header):
                 problems.setdefault("lines with more columns than the first line", []).append(line)

@@ -170,9 +170,8 @@ def _check_sizes(checkpoint):
     stored = sum(tensor.numel() for name, tensor in weights.items() if name.startswith("image_encoder."))
     whole = torchvision.models.get_model_weights(checkpoint.encoder).DEFAULT.meta["num_params"]
     cut = settings.get("encoder_layer") and whole < 2e8
-    if (
-        whole > 50 * stored and not cut
-    ):  # the classifier, which is not in a checkpoint, can be 25 times as large as the rest
+    # the classifier, which is not in a checkpoint, can be 25 times as large as the rest
+    if whole > 50 * stored and not cut:
         raise ValueError(f"it has {stored} weights of {checkpoint.encoder}")
 
 

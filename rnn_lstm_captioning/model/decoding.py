@@ -58,13 +58,13 @@ class Decoding:
     allow_unk: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "beam", "top_k"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) or (value is None and name == "top_k")) or (value or 1) < 1 or value == 0:
+        counts = {"max_length": self.max_length, "beam": self.beam}
+        for name, value in counts.items() if self.top_k is None else (counts | {"top_k": self.top_k}).items():
+            if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} is {value}, wanted an int of at least 1")
-        for name in ("max_length", "beam"):
-            if getattr(self, name) > 1000:
-                raise InputError(f"{name} is {getattr(self, name)}, wanted at most 1000")
+        for name, value in counts.items():
+            if value > 1000:
+                raise InputError(f"{name} is {value}, wanted at most 1000")
         if not -10 <= self.length_penalty <= 10:
             raise InputError(f"length_penalty is {self.length_penalty}, wanted from -10 to 10")
         object.__setattr__(self, "length_penalty", float(self.length_penalty))

@@ -19,7 +19,7 @@ from ..errors import InputError, RunFailed
 from ..files import open_file
 from ..model.captioner import CaptioningRNN, evaluating
 from ..model.encoder import ImageEncoder
-from ..storage import cache_folder, replacing
+from ..storage import cache_folder, read_only, replacing
 from ..text import printable
 from . import distributed
 from .batches import Pairs
@@ -177,7 +177,8 @@ def encode_all(
         _fill(features, images, encode, feature_pass.batch_size, progress)
         return torch.from_numpy(features)
     path = _cache_path(encoder, stem, f"{identity} {shape} {encoder.image_size} {feature_pass.precision}")
-    if distributed.any_rank(_open_cache(path, shape) is None):
+    cached = _open_cache(path, shape)
+    if distributed.any_rank(cached is None):
         if distributed.is_local_rank_0():
             with replacing(path) as unfinished:
                 mapped = np.lib.format.open_memmap(unfinished, mode="w+", dtype=np.float16, shape=shape)
@@ -190,12 +191,10 @@ def encode_all(
         else:
             _fill(None, images, encode, feature_pass.batch_size, progress)
         distributed.any_rank(False)  # wait until the file is there
-    cached = _open_cache(path, shape)
+        cached = _open_cache(path, shape)
     if cached is None:
         raise RunFailed(f"{path} was changed by another program while it was used")
-    with warnings.catch_warnings():  # torch has no read-only tensors; nobody writes into these
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(cached)
+    return read_only(cached)
 
 
 def _open_cache(path, shape):

@@ -242,6 +242,13 @@ def module_of(prefix, arguments):
     return module
 
 
+def ordinary_module(numbers, dtype):
+    """A random cell. Returns: its prefix, x, image and weights in ordinary memory, and our module with them."""
+    prefix = numbers.choice(PREFIXES)
+    arguments = [tensor.clone() for tensor in cell_arguments(prefix, numbers, dtype)]
+    return prefix, arguments, module_of(prefix, arguments)
+
+
 @kind("memory layouts", often=1200)
 def memory_layouts(world, numbers):
     prefix, dtype = numbers.choice(PREFIXES), numbers.choice((torch.float32, torch.float32, torch.float64))
@@ -263,9 +270,8 @@ def memory_layouts(world, numbers):
 
 @kind("changed in place before the backward pass", often=300)
 def changed_in_place(world, numbers):
-    prefix = numbers.choice(PREFIXES)
-    arguments = [tensor.clone() for tensor in cell_arguments(prefix, numbers, torch.float32)]
-    module, x = module_of(prefix, arguments), arguments[0].clone().requires_grad_()
+    prefix, arguments, module = ordinary_module(numbers, torch.float32)
+    x = arguments[0].clone().requires_grad_()
     between = x * 1
     h = module(between, arguments[1])
     changed = numbers.choice([between, *module.parameters()])
@@ -278,9 +284,8 @@ def changed_in_place(world, numbers):
 
 @kind("a gradient of a gradient", often=300)
 def double_backward(world, numbers):
-    prefix = numbers.choice(PREFIXES)
-    arguments = [tensor.clone() for tensor in cell_arguments(prefix, numbers, torch.float64)]
-    module, x = module_of(prefix, arguments), arguments[0].clone().requires_grad_()
+    prefix, arguments, module = ordinary_module(numbers, torch.float64)
+    x = arguments[0].clone().requires_grad_()
     layer = numbers.choice(("cell", "words", "affine", "loss"))
     with contextlib.suppress(RuntimeError):
         if layer == "cell":
@@ -303,9 +308,7 @@ def double_backward(world, numbers):
 
 @kind("changed in place after the cell", often=300)
 def in_place_after(world, numbers):
-    prefix = numbers.choice(PREFIXES)
-    arguments = [tensor.clone() for tensor in cell_arguments(prefix, numbers, torch.float64)]
-    module = module_of(prefix, arguments)
+    prefix, arguments, module = ordinary_module(numbers, torch.float64)
     change = numbers.choice(("relu", "tanh", "sigmoid", "mul", "dropout"))
     grads = []
     for underscore in ("", "_"):
@@ -322,9 +325,8 @@ def in_place_after(world, numbers):
 
 @kind("torch's own tools", often=20)
 def own_tools(world, numbers):
-    prefix = numbers.choice(PREFIXES)
-    arguments = [tensor.clone() for tensor in cell_arguments(prefix, numbers, torch.float32)]
-    module = module_of(prefix, arguments).requires_grad_(False)
+    prefix, arguments, module = ordinary_module(numbers, torch.float32)
+    module.requires_grad_(False)
     wanted, tool = module(*arguments[:2]), numbers.choice(("trace", "meta", "pickle", "compile"))
     if tool == "trace":
         found = torch.jit.trace(module, tuple(arguments[:2]), check_trace=False)(*arguments[:2])
