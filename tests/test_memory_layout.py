@@ -1,6 +1,9 @@
 """The numbers are right for every memory layout of a tensor. A tensor that is changed in place between the forward and
 the backward pass gives an error."""
 
+import functools
+import shutil
+
 import pytest
 import torch
 from functorch.compile import make_boxed_func
@@ -9,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cells import FUNCTIONS, make_module, sequence_arguments
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.backends.debugging import aot_eager
 
+from rnn_lstm_captioning.cells import interface
 from rnn_lstm_captioning.cells.arithmetic import addmm, matmul
 from rnn_lstm_captioning.cells.layers import Affine, WordEmbedding
 from rnn_lstm_captioning.cells.losses import projected_softmax_loss, temporal_softmax_loss
@@ -157,3 +162,48 @@ def test_torch_compile_gives_the_same_numbers(cell):
         torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
     # inductor needs constant weights for mkldnn
     assert graphs and not any("mkldnn" in code for code in graphs)
+
+
+def step_of(module, T, N, dtype):
+    """A training step on random numbers: the result and all gradients."""
+    shapes = [(N, T, 4), (N, 5, 2, 2) if module.uses_grid else (N, 5), (N, T, 5)]
+    generator = torch.Generator().manual_seed(T + N)
+    x, image, dh = (torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes)
+    leaves = [x.requires_grad_(), image.requires_grad_(), *module.parameters()]
+    h = module(x, image)
+    return [h, *torch.autograd.grad(h, leaves, dh.to(h.dtype))]
+
+
+@pytest.mark.parametrize("cell", PREFIXES)
+def test_a_compiled_cell_gives_the_same_numbers_and_is_compiled_once_per_length(cell, monkeypatch):
+    """With the compiler's first half; its second half, the C++ compiler, is in the next test."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    compile_all = functools.cache(lambda function: torch.compile(function, fullgraph=True, backend=count))
+    monkeypatch.setattr(interface, "_compile", compile_all)
+    torch._dynamo.reset()
+    module = make_module(cell, 4, 5).float()
+    for T, N in [(2, 4), (2, 6), (1, 4), (2, 5), (1, 9)]:
+        module.compiled = False
+        wanted = step_of(module, T, N, torch.float32)
+        module.compiled = True
+        for found, right in zip(step_of(module, T, N, torch.float32), wanted):
+            torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-6)
+    assert 4 <= len(graphs) <= 6  # two functions, two lengths; and both again when a second batch size comes
+    with torch.autocast("cpu", torch.bfloat16):
+        assert step_of(module, 1, 4, torch.float32)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_cell_compiles_to_machine_code(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    module = make_module("rnn", 4, 5).double()
+    wanted = step_of(module, 2, 3, torch.float64)
+    module.compiled = True
+    for found, right in zip(step_of(module, 2, 3, torch.float64), wanted):
+        torch.testing.assert_close(found, right)

@@ -14,8 +14,8 @@ over image features: Xu et al., "Show, Attend and Tell" (2015), whose scores com
 import torch
 from torch import Tensor, nn
 
-from .arithmetic import addmm, matmul, sigmoid_gradient, tanh, tanh_gradient
-from .autograd import HandWritten, at_autocast_precision
+from .arithmetic import addmm, empty_blocks, joined, matmul, multiply, sigmoid_gradient, tanh, tanh_gradient
+from .autograd import at_autocast_precision
 from .interface import RecurrentCell
 from .shapes import check_tensors
 
@@ -147,21 +147,23 @@ def attention_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     (T, N, D), (_, G, H) = x.shape, regions.shape
     check_tensors(x=(x, "T N D"), A=(regions, "N G H"), dh=(dh, "N T H"))
     dh = dh.transpose(0, 1)
-    da = dh.new_empty(T, N, 4 * H)  # filled from the last step to the first, like dattn and du
-    dattn, du = dh.new_empty(T, N, H), dh.new_empty(T, N, G)
+    da = empty_blocks(dh, T, N, 4 * H)  # T times (N, 4H), filled from the last step to the first
+    dattn, du = [], []  # from the last step to the first, too
     dprev_h = dprev_c = dh.new_zeros(N, H)
     for t in reversed(range(T)):
         # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1       (ATT-27)
         dhattn, dprev_c = _step_backward(dh[t] + dprev_h, dprev_c, steps[t], W, out=da[t])
-        dattn[t] = dhattn[:, H:]
-        dquery, du[t] = _attend_backward(dattn[t], attentions[t], regions)
+        dquery, du_t = _attend_backward(dhattn[:, H:], attentions[t], regions)
+        dattn.append(dhattn[:, H:]), du.append(du_t)
         # dh_{t-1}^next = da_t Wh^T + dq: h_{t-1} met the gates, and was the query      (ATT-28)
         dprev_h = dhattn[:, :H] + dquery  # (N, H)
     hattn = torch.stack(inputs)  # (T, N, 2H)
-    dregions = _region_gradients(torch.stack(attentions), dattn, du, hattn[:, :, :H])
+    dregions = _region_gradients(
+        torch.stack(attentions), torch.stack(dattn[::-1]), torch.stack(du[::-1]), hattn[:, :, :H]
+    )
     # ... and (dh_0 + dc_0) / G, through the mean over the grid                         (ATT-22)
     dregions += ((dprev_h + dprev_c) / G).unsqueeze(1)  # (N, G, H)
-    rows = da.flatten(0, 1), x.flatten(0, 1), hattn.flatten(0, 1)  # T * N rows each
+    rows = joined(da), x.flatten(0, 1), hattn.flatten(0, 1)  # T * N rows each
     dx, dWx, dW, db = _input_and_weight_gradients(*rows, Wx)
     dWh, dWattn = dW.chunk(2)
     dA = dregions.transpose(1, 2).reshape(A_shape)
@@ -234,9 +236,9 @@ def _step_backward(dh, dc, gates, W, out):
     # dc_t = dc_t^next + dh_t * o * (1 - tanh(c_t)^2)                                   (ATT-11)
     dc = dc + tanh_gradient(dh * o, tanh_c)  # (N, H)
     # di = dc_t * g     df = dc_t * c_{t-1}     do = dh_t * tanh(c_t)                   (ATT-12)
-    torch.mul(dc, g, out=di)  # (N, H), and so are the others
-    torch.mul(dc, prev_c, out=df)
-    torch.mul(dh, tanh_c, out=do)
+    multiply(dc, g, out=di)  # (N, H), and so are the others
+    multiply(dc, prev_c, out=df)
+    multiply(dh, tanh_c, out=do)
     # da = dgate * gate * (1 - gate) for the three sigmoid gates, in place              (ATT-13)
     sigmoid_gradient(out[:, : 3 * H], ifo, out=out[:, : 3 * H])  # (N, 3H)
     # da_g = dc_t * i * (1 - g^2)                                                       (ATT-14)
@@ -282,7 +284,7 @@ class AttentionLSTM(RecurrentCell):
     def forward(self, x: Tensor, A: Tensor) -> Tensor:
         """x (N, T, D), A (N, H, grid_h, grid_w) -> h (N, T, H)."""
         tensors = at_autocast_precision(x, A, self.Wx, self.Wh, self.Wattn, self.b)
-        return HandWritten.apply(attention_forward, attention_backward, *tensors)
+        return self.by_hand(attention_forward, attention_backward, *tensors)
 
     def step_forward(self, x: Tensor, prev_h: Tensor, prev_c: Tensor, attn: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, D), prev_h, prev_c and attn (N, H) -> next_h (N, H), next_c (N, H)."""

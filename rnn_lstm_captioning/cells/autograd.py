@@ -35,7 +35,7 @@ class HandWritten(torch.autograd.Function):
         result, ctx.cache = forward(*tensors)
         ctx.backward_by_hand = backward
         ctx.save_for_backward(*tensors)
-        if result._is_view() and not torch.compiler.is_compiling():  # a result that is a view can't be changed in place
+        if not torch.compiler.is_compiling() and result._is_view():  # a result that is a view can't be changed in place
             storage = result.untyped_storage()
             result = result.new_empty(0).set_(storage, result.storage_offset(), result.size(), result.stride())
         return result

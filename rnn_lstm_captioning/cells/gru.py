@@ -13,8 +13,8 @@ r * (h Wh); in the paper it multiplies the state, (r * h) Wh. So one matmul serv
 import torch
 from torch import Tensor, nn
 
-from .arithmetic import addmm, matmul, sigmoid_gradient, tanh, tanh_gradient
-from .autograd import HandWritten, at_autocast_precision
+from .arithmetic import addmm, empty_blocks, joined, matmul, multiply, sigmoid_gradient, tanh, tanh_gradient
+from .autograd import at_autocast_precision
 from .interface import RecurrentCell
 from .shapes import check_tensors
 
@@ -91,12 +91,14 @@ def gru_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     T, N, D = x.shape
     check_tensors(h0=(states[0], "N H"), x=(x, "T N D"), dh=(dh, "N T H"))
     dh = dh.transpose(0, 1)
-    dp, du = dh.new_empty(2, T, N, Wx.shape[1])  # (T, N, 3H) each, filled from the last step to the first
+    dp, du = (
+        empty_blocks(dh, T, N, Wx.shape[1]) for _ in range(2)
+    )  # T times (N, 3H) each, filled from the last step to the first
     dprev_h = torch.zeros_like(states[0])
     for t in reversed(range(T)):
         # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1       (GRU-16)
         dprev_h = _step_backward(dh[t] + dprev_h, states[t], steps[t], Wh, dp=dp[t], du=du[t])
-    rows = dp.flatten(0, 1), du.flatten(0, 1), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
+    rows = joined(dp), joined(du), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
     dx, dWx, dWh, db = _input_and_weight_gradients(*rows, Wx)
     return dx.view(T, N, D).transpose(0, 1), dprev_h, dWx, dWh, db
 
@@ -130,17 +132,17 @@ def _step_backward(dh, prev_h, gates, Wh, dp, du):
     dr, dz, da_n = dp.chunk(3, dim=1)
     H = n.shape[1]
     # dz = dh_t * (h_{t-1} - n)     dn = dh_t * (1 - z)                                  (GRU-6)
-    torch.mul(dh, prev_h - n, out=dz)  # (N, H), and so are the others
+    multiply(dh, prev_h - n, out=dz)  # (N, H), and so are the others
     dn = dh * (1 - z)
     # da_n = dn * (1 - n^2), the gradient of p_n too                                     (GRU-7)
     tanh_gradient(dn, n, out=da_n)
     # dr = da_n * u_n                                                                    (GRU-8)
-    torch.mul(da_n, u_n, out=dr)
+    multiply(da_n, u_n, out=dr)
     # da = dgate * gate * (1 - gate) for r and z, in place                               (GRU-9)
     sigmoid_gradient(dp[:, : 2 * H], rz, out=dp[:, : 2 * H])  # (N, 2H)
     # du_r, du_z = da_r, da_z     du_n = da_n * r                                       (GRU-10)
     du[:, : 2 * H] = dp[:, : 2 * H]
-    torch.mul(da_n, r, out=du[:, 2 * H :])
+    multiply(da_n, r, out=du[:, 2 * H :])
     # dh_{t-1}^next = du_t Wh^T + dh_t * z                                              (GRU-11)
     return addmm(dh * z, du, Wh.T)  # (N, H)
 
@@ -178,7 +180,7 @@ class GRU(RecurrentCell):
     def forward(self, x: Tensor, h0: Tensor) -> Tensor:
         """x (N, T, D), h0 (N, H) -> h (N, T, H)."""
         tensors = at_autocast_precision(x, h0, self.Wx, self.Wh, self.b)
-        return HandWritten.apply(gru_forward, gru_backward, *tensors)
+        return self.by_hand(gru_forward, gru_backward, *tensors)
 
     def step_forward(self, x: Tensor, prev_h: Tensor) -> Tensor:
         """x (N, D), prev_h (N, H) -> next_h (N, H)."""

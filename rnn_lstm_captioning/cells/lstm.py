@@ -12,8 +12,8 @@ Schmidhuber and Cummins (2000); forget bias 1: Jozefowicz, Zaremba and Sutskever
 import torch
 from torch import Tensor, nn
 
-from .arithmetic import addmm, matmul, sigmoid_gradient, tanh, tanh_gradient
-from .autograd import HandWritten, at_autocast_precision
+from .arithmetic import addmm, empty_blocks, joined, matmul, multiply, sigmoid_gradient, tanh, tanh_gradient
+from .autograd import at_autocast_precision
 from .interface import RecurrentCell
 from .shapes import check_tensors
 
@@ -97,12 +97,12 @@ def lstm_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     T, N, D = x.shape
     check_tensors(h0=(states[0], "N H"), x=(x, "T N D"), dh=(dh, "N T H"))
     dh = dh.transpose(0, 1)
-    da = dh.new_empty(T, N, Wx.shape[1])  # (T, N, 4H), filled from the last step to the first
+    da = empty_blocks(dh, T, N, Wx.shape[1])  # T times (N, 4H), filled from the last step to the first
     dprev_h = dprev_c = torch.zeros_like(states[0])
     for t in reversed(range(T)):
         # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1      (LSTM-17)
         dprev_h, dprev_c = _step_backward(dh[t] + dprev_h, dprev_c, steps[t], Wh, out=da[t])
-    rows = da.flatten(0, 1), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
+    rows = joined(da), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
     dx, dWx, dWh, db = _input_and_weight_gradients(*rows, Wx)
     return dx.view(T, N, D).transpose(0, 1), dprev_h, dWx, dWh, db
 
@@ -140,9 +140,9 @@ def _step_backward(dh, dc, gates, Wh, out):
     # dc_t = dc_t^next + dh_t * o * (1 - tanh(c_t)^2)                                   (LSTM-7)
     dc = dc + tanh_gradient(dh * o, tanh_c)  # (N, H)
     # di = dc_t * g     df = dc_t * c_{t-1}     do = dh_t * tanh(c_t)                   (LSTM-8)
-    torch.mul(dc, g, out=di)  # (N, H), and so are the others
-    torch.mul(dc, prev_c, out=df)
-    torch.mul(dh, tanh_c, out=do)
+    multiply(dc, g, out=di)  # (N, H), and so are the others
+    multiply(dc, prev_c, out=df)
+    multiply(dh, tanh_c, out=do)
     # da = dgate * gate * (1 - gate) for the three sigmoid gates, in place              (LSTM-9)
     sigmoid_gradient(out[:, : 3 * H], ifo, out=out[:, : 3 * H])  # (N, 3H)
     # da_g = dc_t * i * (1 - g^2)                                                      (LSTM-10)
@@ -188,7 +188,7 @@ class LSTM(RecurrentCell):
     def forward(self, x: Tensor, h0: Tensor) -> Tensor:
         """x (N, T, D), h0 (N, H) -> h (N, T, H)."""
         tensors = at_autocast_precision(x, h0, self.Wx, self.Wh, self.b)
-        return HandWritten.apply(lstm_forward, lstm_backward, *tensors)
+        return self.by_hand(lstm_forward, lstm_backward, *tensors)
 
     def step_forward(self, x: Tensor, prev_h: Tensor, prev_c: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, D), prev_h (N, H), prev_c (N, H) -> next_h (N, H), next_c (N, H)."""

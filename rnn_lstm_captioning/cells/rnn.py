@@ -10,8 +10,8 @@ Source: Elman, "Finding Structure in Time" (1990); backpropagation through time:
 import torch
 from torch import Tensor, nn
 
-from .arithmetic import addmm, matmul, tanh, tanh_gradient
-from .autograd import HandWritten, at_autocast_precision
+from .arithmetic import addmm, empty_blocks, joined, matmul, tanh, tanh_gradient
+from .autograd import at_autocast_precision
 from .interface import RecurrentCell
 from .shapes import check_tensors
 
@@ -86,12 +86,12 @@ def rnn_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     T, N, D = x.shape
     check_tensors(h0=(states[0], "N H"), x=(x, "T N D"), dh=(dh, "N T H"))
     dh = dh.transpose(0, 1)
-    da = dh.new_empty(dh.shape)  # (T, N, H), filled from the last step to the first
+    da = empty_blocks(dh, *dh.shape)  # T times (N, H), filled from the last step to the first
     dprev_h = torch.zeros_like(states[0])
     for t in reversed(range(T)):
         # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1       (RNN-10)
         dprev_h = _step_backward(dh[t] + dprev_h, states[t + 1], Wh, out=da[t])
-    rows = da.flatten(0, 1), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
+    rows = joined(da), x.flatten(0, 1), torch.cat(states[:-1])  # T * N rows each
     dx, dWx, dWh, db = _input_and_weight_gradients(*rows, Wx)
     return dx.view(T, N, D).transpose(0, 1), dprev_h, dWx, dWh, db
 
@@ -151,7 +151,7 @@ class RNN(RecurrentCell):
     def forward(self, x: Tensor, h0: Tensor) -> Tensor:
         """x (N, T, D), h0 (N, H) -> h (N, T, H)."""
         tensors = at_autocast_precision(x, h0, self.Wx, self.Wh, self.b)
-        return HandWritten.apply(rnn_forward, rnn_backward, *tensors)
+        return self.by_hand(rnn_forward, rnn_backward, *tensors)
 
     def step_forward(self, x: Tensor, prev_h: Tensor) -> Tensor:
         """x (N, D), prev_h (N, H) -> next_h (N, H)."""

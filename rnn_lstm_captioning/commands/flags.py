@@ -116,6 +116,9 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         default="auto",
         help="bf16: with torch.autocast; auto: what is faster on this machine (%(default)s)",
     )
+    machine.add_argument(
+        "--compile", action="store_true", help="compile the cell first: faster for small models, needs a C++ compiler"
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "--out", type=path, default=Path("cv"), metavar="DIR", help="the folder of the run (%(default)s)"

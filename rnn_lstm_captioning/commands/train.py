@@ -22,6 +22,7 @@ from ..model.settings import ModelSettings
 from ..storage import only_one
 from ..training import distributed
 from ..training.batches import Pairs
+from ..training.compiling import compile_cell
 from ..training.features import FeaturePass, prepare_training, references_of
 from ..training.precision import choose_precision
 from ..training.resume import check_settings, resume
@@ -100,6 +101,8 @@ def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> N
         if before != settings.training.epochs:
             say(f"--epochs was {before}, is {settings.training.epochs}: the learning rate's schedule covers them all")
     captioner = make_captioner(model_settings, settings.data, data, start, used_device, not settings.training.quiet)
+    if args.compile and chosen.file:
+        raise InputError(f"--compile translates our own cells only: leave it out to train with {chosen.file}")
     if chosen.file:
         use_functions_in(chosen.file, captioner, args.unchecked)
     feature_pass = FeaturePass(
@@ -112,6 +115,10 @@ def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> N
     )
     objective = make_objective(settings.training, pairs[0], data)
     trainer = Trainer(captioner, *pairs, settings.training, objective=objective, save=folder.save, on_epoch=print_epoch)
+    if settings.training.compile:
+        captions = trainer.train.batch(trainer.batches_of_epoch(0)[0], used_device).captions
+        seconds = compile_cell(captioner, captions, precision)
+        say(f"compile: {seconds:.0f} s for captions of {captions.shape[1] - 1} words; each other length takes as long")
     distributed.seed_per_rank(args.seed)
     if start and start.resumed:
         if not same_file(start.path, folder.last):  # the run goes on here, and the files here are of another one

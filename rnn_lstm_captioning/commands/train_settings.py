@@ -64,6 +64,7 @@ def settings_from(args: Namespace, source: str, precision: str = "fp32") -> Sett
         self_critical=args.self_critical,
         seed=args.seed,
         precision=precision,
+        compile=args.compile,
         save_every=args.save_every,
         dry_run=args.dry_run,
         quiet=args.quiet or distributed.rank() > 0,

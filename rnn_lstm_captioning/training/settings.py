@@ -41,6 +41,7 @@ class TrainingSettings:
     self_critical: bool = False  # maximise the CIDEr of sampled captions (Rennie et al. 2017)
     seed: int = 0
     precision: str = "fp32"  # "bf16": with torch.autocast
+    compile: bool = False  # the cell's functions, with torch.compile
     save_every: int = 0  # steps; 0: only after each epoch
     dry_run: bool = False  # at most four batches per epoch
     quiet: bool = False  # no progress bars
