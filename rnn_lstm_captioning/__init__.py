@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cells import *
-    from .cells.layers import WordEmbedding
-    from .cells.losses import temporal_softmax_loss
-    from .data.caption_file import load_captions
-    from .errors import InputError
-    from .evaluation.captions import load_captioner
-    from .evaluation.metrics import score_captions
-    from .model.captioner import CaptioningRNN, build_captioner
-    from .model.checkpoint import save_checkpoint
-    from .model.decoding import Decoding
-    from .model.encoder import ImageEncoder
-    from .model.settings import ModelSettings
-    from .training.features import prepare_training
-    from .training.settings import DataSettings, TrainingSettings
-    from .training.trainer import Trainer, evaluate
+    from .cells.layers import WordEmbedding as WordEmbedding
+    from .cells.losses import temporal_softmax_loss as temporal_softmax_loss
+    from .data.caption_file import load_captions as load_captions
+    from .errors import InputError as InputError
+    from .evaluation.captions import load_captioner as load_captioner
+    from .evaluation.metrics import score_captions as score_captions
+    from .model.captioner import CaptioningRNN as CaptioningRNN
+    from .model.captioner import build_captioner as build_captioner
+    from .model.checkpoint import save_checkpoint as save_checkpoint
+    from .model.decoding import Decoding as Decoding
+    from .model.encoder import ImageEncoder as ImageEncoder
+    from .model.settings import ModelSettings as ModelSettings
+    from .training.features import prepare_training as prepare_training
+    from .training.settings import DataSettings as DataSettings
+    from .training.settings import TrainingSettings as TrainingSettings
+    from .training.trainer import Trainer as Trainer
+    from .training.trainer import evaluate as evaluate
 
 _MODULES = {
     "cells.layers": ["WordEmbedding"],

@@ -15,7 +15,7 @@ from .errors import InputError
 def open_file(path: str | Path, largest: float = math.inf) -> BinaryIO:
     """Open a file that the user named, to read its bytes.
 
-    Args: largest, in bytes: a larger file is none of the expected kind.
+    Args: largest, in bytes: a larger file is refused.
     Raises: OSError, such as FileNotFoundError; ValueError for a folder, a pipe or a device, which could keep us waiting
         for ever, and for a file that is too large.
     """

@@ -275,7 +275,7 @@ def test_odd_images_are_refused():
     for odd in (None, 5, torch.zeros(3, 4, 4), Image.new("F", (9, 9), 0.5), Image.new("RGB", (0, 0))):
         with pytest.raises(ValueError):
             load_image(odd, 32)
-    with pytest.raises(InputError, match="no valid pattern"):
+    with pytest.raises(InputError, match="not a valid pattern"):
         find_images(["**x"])
 
 

@@ -3,13 +3,14 @@ and compares its results with the right values and gradients. It names one known
 runs in its own process, with a time limit.
 """
 
+import ast
 import contextlib
 import importlib.machinery
-import importlib.util
 import json
 import math
 import os
 import queue
+import re
 import secrets
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -25,11 +26,12 @@ import torch
 
 from ..cells import CELLS
 from ..errors import InputError
-from ..files import open_file
-from .comparing import SIZES, Mistake, Unusable, check_autograd, check_backward, check_forward, check_large_scores
+from ..files import open_file, read_text
+from .calling import Function, Mistake, Unusable, find_functions
+from .judging import Judgement, Learner, check_autograd, judge
 from .plain_cells import ORDER
 
-Result = tuple[str, str, str]  # a function, its outcome ("right", "wrong", "unchecked" or "todo"), and a message
+Result = tuple[str, str, str]  # a function, its outcome ("right", "wrong", "waits", "unchecked", "todo"), a message
 
 
 def check_file(file: Path, timeout: float, only: Sequence[str] = (), through_autograd: str = "") -> Iterator[Result]:
@@ -159,18 +161,18 @@ def check_functions(
         module = load_file(file)
     except BaseException as error:  # also what ends a program: SystemExit, KeyboardInterrupt
         return say(THE_IMPORT, "wrong", f"can't be imported: {describe(error, file)}")
-    learner = {name: getattr(module, name) for name in ORDER if callable(getattr(module, name, None))}
-    if not learner:
+    functions = find_functions(module)
+    if not functions:
         return say(THE_IMPORT, "wrong", f"has none of the functions: {', '.join(ORDER)}")
-    for name, function in learner.items():
+    for name in functions:
         if name in (done or ()) or (only and name not in only):
             continue
         say(name, "begun")
         torch.set_default_device("cpu"), torch.set_default_dtype(torch.float32), torch.set_grad_enabled(True)
         try:
-            outcome, message = check(name, function, learner, outcomes)
+            outcome, message = check(name, functions, outcomes)
             if name == through_autograd:
-                check_autograd(name, function)
+                check_autograd(functions[name])
         except Mistake as mistake:
             outcome, message = "failed" if isinstance(mistake, Unusable) else "wrong", str(mistake)
         except NotImplementedError:
@@ -197,18 +199,40 @@ _HAS_PROC = Path("/proc/self/statm").exists()
 
 
 def load_file(file: str | Path) -> ModuleType:
-    """Import a learner's file, with any suffix. Like a script, it can import the other files of its folder."""
-    open_file(file, largest=1e7).close()
+    """Import a learner's file, with any suffix, or a notebook. Like a script, it can import the other files of its
+    folder."""
+    open_file(file, largest=1e8).close()
     folder = str(Path(file).resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
-    loader = importlib.machinery.SourceFileLoader("learners_cells", str(file))
-    spec = importlib.util.spec_from_loader("learners_cells", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType("learners_cells")
+    module.__file__ = str(file)
     sys.modules["learners_cells"] = module
-    loader.exec_module(module)
+    if Path(file).suffix == ".ipynb":
+        _run_notebook(file, module)
+    else:
+        source = importlib.machinery.SourceFileLoader("learners_cells", str(file)).get_data(str(file))
+        exec(compile(source, str(file), "exec"), vars(module))
     return module
+
+
+def _run_notebook(file, module):
+    """Run the imports and definitions of a notebook, and the assignments that they need, but no training."""
+    cells = json.loads(read_text(file, largest=1e8))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell.get("cell_type") == "code"]
+    parts: list[ast.stmt] = []
+    for source in sources:
+        lines = ["pass" if re.match(r"\s*[%!?]", line) else line for line in source.split("\n")]
+        with contextlib.suppress(SyntaxError):  # a cell with a shell command, or an unfinished one
+            parts += ast.parse("\n".join(lines)).body
+    definitions = [part for part in parts if isinstance(part, ast.FunctionDef | ast.ClassDef)]
+    used = {node.id for part in definitions for node in ast.walk(part) if isinstance(node, ast.Name)}
+    for part in parts:
+        targets = part.targets if isinstance(part, ast.Assign) else []
+        needed = {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)} & used
+        if needed or isinstance(part, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
+            with contextlib.suppress(Exception):  # a module of the course that is not here
+                exec(compile(ast.Module([part], []), str(file), "exec"), vars(module))
 
 
 def describe(error: BaseException, file: str | Path) -> str:
@@ -224,35 +248,20 @@ def describe(error: BaseException, file: str | Path) -> str:
     return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
 
 
-def check(name: str, function: Callable, learner: dict[str, Callable], done: dict) -> tuple[str, str]:
-    """Check one function. Returns: "right" or "unchecked", and a message. Raises: Mistake, and the learner's errors.
+def check(name: str, functions: Mapping[str, Function], outcomes: dict[str, str]) -> Judgement:
+    """Check one function in float64, or, if it makes float32 tensors itself, in float32.
 
-    Args: learner, all functions of the file; done, the outcomes of those that were checked before.
+    Args: functions, all functions of the file; outcomes, of those that were checked before.
+    Raises: Mistake, NotImplementedError, and the learner's errors.
     """
-    step = name.replace("_forward", "_step_forward").replace("_backward", "_step_backward")
-    first = step if step != name and done.get(step) in ("wrong", "failed") else None
-    forward_name = name.replace("backward", "forward")
-    if forward_name != name:
-        if is_unwritten(function):
-            raise NotImplementedError
-        reasons = {None: "is not in the file", "todo": "is not written yet", "failed": "fails"}
-        reason = reasons.get(done.get(forward_name))
-        if reason:
-            return "unchecked", f"it needs the cache of your own {forward_name}, which {reason}"
-    dtypes = [torch.float64, torch.float32]
-    for dtype in dtypes:
-        try:
-            for seed, sizes in enumerate(SIZES):
-                if forward_name != name:
-                    pair = function, learner[forward_name]
-                    check_backward(name, *pair, done[forward_name] == "right", sizes, seed, dtype, first)
-                else:
-                    check_forward(name, function, sizes, seed, dtype, first)
-            return "right", check_large_scores(name, function, dtype)
-        except RuntimeError as error:  # a solution that creates float32 tensors itself needs float32 arguments
-            if dtype == dtypes[-1] or not any(word in str(error).lower() for word in ("dtype", "double", "float")):
-                raise
-    raise AssertionError("the last dtype returns or raises")
+    if is_unwritten(functions[name].code):
+        raise NotImplementedError
+    try:
+        return judge(name, Learner(functions, outcomes, torch.float64))
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in ("dtype", "double", "float")):
+            raise
+    return judge(name, Learner(functions, outcomes, torch.float32))
 
 
 def is_unwritten(function: Callable) -> bool:

@@ -16,8 +16,8 @@ from ..cells import CELLS, RecurrentCell
 from ..cells.autograd import HandWritten
 from ..errors import InputError, RunFailed
 from ..model.captioner import CaptioningRNN
+from .calling import kind_of, to_kind
 from .checking import check_file, describe, is_unwritten, load_file
-from .comparing import kind_of, to_kind
 
 
 def find_cell(file: Path) -> str:

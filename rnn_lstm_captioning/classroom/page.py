@@ -190,7 +190,7 @@ class KnownHosts:
         if scope["type"] == "lifespan" or self.knows(host):
             await self.app(scope, receive, send)
         elif scope["type"] == "http":
-            await PlainTextResponse("this page has another name", status_code=421)(scope, receive, send)
+            await PlainTextResponse("this host name is not allowed", status_code=421)(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1008})
 

@@ -3,51 +3,69 @@ of a learner's functions with the results of these.
 
 One trick is enough for all mistakes of a backward pass: :func:`via` has the value of one expression and the gradient of
 another, so that autograd computes what the learner's wrong line would compute. Shapes and names are those of
-``cells``; ``wrong`` holds the names of the mistakes to make: none, one or several.
+``cells``; ``wrong`` holds the names of the mistakes to make: none, one or several. ``values``, if it is given, gets the
+values of a step that a learner may keep in a cache.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .mistakes import GATES, ORDERS
 
+Wrong = Collection[str]
+Values = dict[str, Tensor] | None
 
-def pick(wrong, choices, right):
+
+def pick(wrong: Wrong, choices: Mapping[str, Any], right: Any) -> Any:
     """The choice of the first mistake that is in ``wrong``, or the right value."""
     return next((choice for name, choice in choices.items() if name in wrong), right)
 
 
-def via(value, route):
+def via(value: Tensor, route: Tensor) -> Tensor:
     """A tensor with the numbers of ``value`` and the gradient of ``route``."""
     return value.detach() + route - route.detach()
 
 
-def slope(value, a, derivative):
+def slope(value: Tensor, a: Tensor, derivative: Tensor) -> Tensor:
     """``value``, as a function of ``a`` with this derivative."""
     return via(value, a * derivative.detach())
 
 
-def total(pairs, b, wrong, after=None):
+def keep(values: Values, **found: Tensor) -> None:
+    """Add what was found to the values."""
+    if values is not None:
+        values.update({name: value.detach() for name, value in found.items()})
+
+
+def total(
+    pairs: list[tuple[str, Tensor, Tensor]], b: Tensor, wrong: Wrong, after: Tensor | None = None, values: Values = None
+) -> Tensor:
     """a = the sum of u @ W over the pairs (name, u, W), + b; after, the state that a wrong dWh uses."""
-    a = (0 if "bias" in wrong else 1) * b.expand(len(pairs[0][1]), -1)
+    a = pick(wrong, {"bias": 0, "bias outside": 0, "bias twice": 2}, 1) * b.expand(len(pairs[0][1]), -1)
     for name, u, W in pairs:
         if "Wh transposed" in wrong and name == "h" and W.shape[0] == W.shape[1]:
             W = W.T
         product = u @ W
+        keep(values, **{f"{name} W": product})
         if "dh: Wh not transposed" in wrong and name == "h" and W.shape[0] == W.shape[1]:
+            product = via(product, u @ W.T.detach() + u.detach() @ W)
+        if "dx: Wx not transposed" in wrong and name == "x" and W.shape[0] == W.shape[1]:
             product = via(product, u @ W.T.detach() + u.detach() @ W)
         if after is not None and name == "h":
             product = via(product, u @ W.detach() + after.detach() @ W)
         a = a if name in wrong else a + product
+    keep(values, a=a)
     return a
 
 
-def gate_parts(a, gates, wrong):
+def gate_parts(a: Tensor, gates: str, wrong: Wrong) -> dict[str, Tensor]:
     """Split a into its gates: gate -> (N, H), in the order that the mistakes choose."""
     gates = gates.lower()
+    if "interleaved" in wrong:
+        return dict(zip(gates, a.unflatten(1, (-1, len(gates))).unbind(2)))
     orders = {name: order for name, (order, right) in ORDERS.items() if right == gates}
     order = pick(wrong, {f"da {name}": order for name, order in orders.items()}, None)
     if order:
@@ -56,66 +74,118 @@ def gate_parts(a, gates, wrong):
     return dict(zip(pick(wrong, orders, gates), a.chunk(len(gates), 1)))
 
 
-def sigmoid_gate(gate, a, raw, wrong):
+def sigmoid_gate(gate: str, a: Tensor, raw: bool, wrong: Wrong) -> Tensor:
     """The value of a gate with a sigmoid; raw: without it."""
-    y = a if raw else torch.sigmoid(a)
+    y = a if raw or f"{gate} raw" in wrong else torch.sigmoid(a)
+    y = torch.tanh(a) if f"{gate} tanh" in wrong else y
     if "sigmoid' forgotten" in wrong or f"{gate}' forgotten" in wrong:
         y = slope(y, a, torch.ones_like(y))
+    if f"d{gate} zero" in wrong:
+        return y.detach() + 0 * a
     half = "sigmoid' half" in wrong or f"{gate}' half" in wrong
-    return slope(y, a, y) if half else y
+    other = {f"{gate}' as tanh": 1 - y**2, "sigmoid' of a": a * (1 - a), "sigmoid' twice": _dsigmoid(torch.sigmoid(y))}
+    derivative = pick(wrong, other, y if half else None)
+    return y if derivative is None else slope(y, a, derivative)
 
 
-def rnn_step(x, h, Wx, Wh, b, wrong=()):
+def _dsigmoid(y):
+    return y * (1 - y)
+
+
+def rnn_step(
+    x: Tensor, h: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor, wrong: Wrong = (), values: Values = None
+) -> tuple[Tensor, ...]:
     after = rnn_step(x, h, Wx, Wh, b)[0] if "dWh of next" in wrong else None
-    a = total([("x", x, Wx), ("h", h, Wh)], b, wrong, after)
+    a = total([("x", x, Wx), ("h", h, Wh)], b, wrong, after, values)
     y = torch.tanh(a)
-    y = pick(wrong, {"no tanh": a, "sigmoid for tanh": torch.sigmoid(a)}, y)
+    activations = {"no tanh": a, "sigmoid for tanh": torch.sigmoid(a), "relu": torch.relu(a), "bias outside": y + b}
+    activations |= {"tanh of each": torch.tanh(x @ Wx) + torch.tanh(h @ Wh) + b}
+    activations |= {"h after tanh": torch.tanh(x @ Wx + b) + h @ Wh, "tanh twice": torch.tanh(y)}
+    y = pick(wrong, activations, y)
     derivatives = {"tanh' forgotten": torch.ones_like(a), "tanh' twice": 1 - torch.tanh(y) ** 2}
     derivatives |= {"tanh' of a": 1 - a**2, "tanh' no square": 1 - y, "tanh' of before": 1 - h**2}
+    derivatives |= {"tanh' as sigmoid": y * (1 - y), "tanh' (1 - h)^2": (1 - y) ** 2, "tanh' plus": 1 + y**2}
+    derivatives |= {"tanh' negative": y**2 - 1, "tanh' h^2": y**2}
     derivative = pick(wrong, derivatives, None)
+    keep(values, h=y)
     return (y if derivative is None else slope(y, a, derivative),)
 
 
-def lstm_step(x, h, c, Wx, Wh, b, attn=None, Wattn=None, wrong=()):
+def lstm_step(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    Wx: Tensor,
+    Wh: Tensor,
+    b: Tensor,
+    attn: Tensor | None = None,
+    Wattn: Tensor | None = None,
+    wrong: Wrong = (),
+    values: Values = None,
+) -> tuple[Tensor, ...]:
     pairs = [("x", x, Wx), ("h", h, Wh)]
-    if attn is not None:
+    if attn is not None and Wattn is not None:
         weights = (Wattn, Wh) if "weights swapped" in wrong else (Wh, Wattn)
         pairs[1:] = [("h", h, weights[0]), ("attn", attn, weights[1])]
     after = lstm_step(x, h, c, Wx, Wh, b, attn, Wattn)[0] if "dWh of next" in wrong else None
-    a = total(pairs, b, wrong, after)
+    a = total(pairs, b, wrong, after, values)
     parts = gate_parts(a, GATES["lstm"], wrong)
+    if "forget bias added" in wrong:
+        parts["f"] = parts["f"] + 1
     i, f, o = (sigmoid_gate(gate, parts[gate], "gates raw" in wrong, wrong) for gate in "ifo")
-    g = pick(wrong, {"g sigmoid": torch.sigmoid, "g raw": lambda a: a}, torch.tanh)(parts["g"])
-    if "g' as sigmoid" in wrong:
-        g = slope(g, parts["g"], g * (1 - g))
-    if "g' forgotten" in wrong:
-        g = slope(g, parts["g"], torch.ones_like(g))
-    if "g' no square" in wrong:
-        g = slope(g, parts["g"], 1 - g)
-    kept = pick(wrong, {"no f": c, "no c": 0 * c}, f * c)
-    next_c = kept + (g if "no i" in wrong else i * g)
-    if "df of next c" in wrong:
-        next_c = via(next_c, f * next_c.detach() + f.detach() * c + i * g)
-    if "dg by f" in wrong:
-        next_c = via(next_c, f * c + i * g.detach() + f.detach() * g)
-    if "dprev_c by o" in wrong:
-        next_c = via(next_c, f * c.detach() + o.detach() * c + i * g)
-    if "dprev_c without f" in wrong:
-        next_c = via(next_c, f * c.detach() + c + i * g)
+    g = pick(wrong, {"g sigmoid": torch.sigmoid, "g raw": lambda a: a, "g relu": torch.relu}, torch.tanh)(parts["g"])
+    slopes = {"g' as sigmoid": g * (1 - g), "g' forgotten": torch.ones_like(g), "g' no square": 1 - g}
+    slopes |= {"g' of a": 1 - parts["g"] ** 2, "g' plus": 1 + g**2, "g' twice": 1 - torch.tanh(g) ** 2}
+    derivative = pick(wrong, slopes, None)
+    g = g if derivative is None else slope(g, parts["g"], derivative)
+    kept = pick(wrong, {"no f": c, "no c": 0 * c, "f is 1 - i": (1 - i) * c}, f * c)
+    next_c = kept + pick(wrong, {"no i": g, "i twice": i * i * g, "i is 1 - f": (1 - f) * g}, i * g)
+    if "tanh in c" in wrong:
+        next_c = torch.tanh(next_c)
+    fixed = {name: value.detach() for name, value in zip("ifog", (i, f, o, g))}
+    routes = {
+        "df of next c": f * next_c.detach() + fixed["f"] * c + i * g,
+        "dg by f": f * c + i * fixed["g"] + fixed["f"] * g,
+        "dg by o": f * c + i * fixed["g"] + fixed["o"] * g,
+        "di by c": f * c + i * c.detach() + fixed["i"] * g,
+        "df by g": f * fixed["g"] + fixed["f"] * c + i * g,
+        "dprev_c by o": f * c.detach() + fixed["o"] * c + i * g,
+        "dprev_c by i": f * c.detach() + fixed["i"] * c + i * g,
+        "dprev_c without f": f * c.detach() + c + i * g,
+        "dprev_c zero": f * c.detach() + i * g,
+    }
+    route = pick(wrong, routes, None)
+    next_c = next_c if route is None else via(next_c, route)
     inner = next_c.detach() if "dh into c" in wrong else next_c
-    tanh_c = inner if "tanh c" in wrong else torch.tanh(inner)
-    if "tanh(c)' forgotten" in wrong:
-        tanh_c = slope(tanh_c, inner, torch.ones_like(inner))
-    if "tanh(c)' of c" in wrong:
-        tanh_c = slope(tanh_c, inner, 1 - inner**2)
+    tanh_c = pick(wrong, {"tanh c": lambda c: c, "sigmoid c": torch.sigmoid}, torch.tanh)(inner)
+    tanh_c = torch.tanh(c) if "h of prev c" in wrong else tanh_c
+    slopes = {"tanh(c)' forgotten": torch.ones_like(inner), "tanh(c)' of c": 1 - inner**2}
+    slopes |= {"tanh(c)' no square": 1 - tanh_c, "tanh(c)' twice": 1 - torch.tanh(tanh_c) ** 2}
+    slopes |= {"tanh(c)' of h": 1 - (o * tanh_c) ** 2, "tanh(c)' of prev c": 1 - torch.tanh(c) ** 2}
+    derivative = pick(wrong, slopes, None)
+    tanh_c = tanh_c if derivative is None else slope(tanh_c, inner, derivative)
     next_h = tanh_c if "no o" in wrong else o * tanh_c
+    routes = {"dc without o": o * tanh_c.detach() + tanh_c, "do by c": o * inner.detach() + fixed["o"] * tanh_c}
+    routes |= {
+        "do by h": o * next_h.detach() + fixed["o"] * tanh_c,
+        "dc by f": o * tanh_c.detach() + f.detach() * tanh_c,
+    }
+    routes |= {"dc by dh": o * tanh_c.detach() + inner}
+    route = pick(wrong, routes, None)
+    next_h = next_h if route is None else via(next_h, route)
+    next_h = next_c if "c for h" in wrong else next_h
+    keep(values, i=i, f=f, o=o, g=g, c=next_c, tanh_c=tanh_c, h=next_h)
+    keep(values, **{f"a_{gate}": part for gate, part in parts.items()})
     return (next_c, next_h) if "results swapped" in wrong else (next_h, next_c)
 
 
-def gru_step(x, h, Wx, Wh, b, wrong=()):
+def gru_step(
+    x: Tensor, h: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor, wrong: Wrong = (), values: Values = None
+) -> tuple[Tensor, ...]:
     after = gru_step(x, h, Wx, Wh, b)[0] if "dWh of next" in wrong else None
-    parts = gate_parts(total([("x", x, Wx)], b, wrong), GATES["gru"], wrong)  # p
-    u = gate_parts(total([("h", h, Wh)], torch.zeros_like(b), wrong, after), GATES["gru"], wrong)
+    p = total([("x", x, Wx)], b, wrong, values=values)
+    u_all = total([("h", h, Wh)], torch.zeros_like(b), wrong, after)
+    parts, u = gate_parts(p, GATES["gru"], wrong), gate_parts(u_all, GATES["gru"], wrong)
     r, z = (sigmoid_gate(gate, parts[gate] + u[gate], "rz raw" in wrong, wrong) for gate in "rz")
     u_n, asked = u["n"], r.detach() if "r path" in wrong else r
     if "r before" in wrong:
@@ -125,51 +195,104 @@ def gru_step(x, h, Wx, Wh, b, wrong=()):
     elif "dWh by da" in wrong:
         W_n = Wh.chunk(3, 1)[2]
         reset = via(r * u_n, asked * (h @ W_n.detach()) + h.detach() @ W_n)
+    elif "dh by da" in wrong:
+        W_n = Wh.chunk(3, 1)[2]
+        reset = via(r * u_n, asked * u_n.detach() + h @ W_n.detach() + r.detach() * (h.detach() @ W_n))
+    elif "dr by h" in wrong:
+        reset = via(r * u_n, r * h.detach() + r.detach() * u_n)
     else:
         reset = asked * u_n
-    a = pick(wrong, {"no r": parts["n"] + u_n, "r on p": r * (parts["n"] + u_n)}, parts["n"] + reset)
-    n = pick(wrong, {"n sigmoid": torch.sigmoid, "n raw": lambda a: a}, torch.tanh)(a)
-    derivatives = {"n' forgotten": torch.ones_like(n), "n' no square": 1 - n}
+    choices = {"no r": parts["n"] + u_n, "r on p": r * (parts["n"] + u_n), "z for r": parts["n"] + z * u_n}
+    a = pick(wrong, choices | {"no u_n": parts["n"]}, parts["n"] + reset)
+    n = pick(wrong, {"n sigmoid": torch.sigmoid, "n raw": lambda a: a, "n relu": torch.relu}, torch.tanh)(a)
+    derivatives = {"n' forgotten": torch.ones_like(n), "n' no square": 1 - n, "n' as sigmoid": n * (1 - n)}
     derivative = pick(wrong, derivatives, None)
     n = n if derivative is None else slope(n, a, derivative)
     new, kept = (
-        pick(wrong, {"no z n": n, "z swapped": z * n}, (1 - z) * n),
-        pick(wrong, {"no z h": 0 * h, "z swapped": (1 - z) * h}, z * h),
+        pick(wrong, {"no z n": n, "z swapped": z * n, "r for z": (1 - r) * n}, (1 - z) * n),
+        pick(wrong, {"no z h": 0 * h, "z swapped": (1 - z) * h, "h kept whole": h, "r for z": r * h}, z * h),
     )
     next_h = new + kept
     fixed = {name: value.detach() for name, value in (("h", h), ("n", n), ("z", z))}
     routes = {
         "dh direct": (1 - z) * n + z * fixed["h"],
         "dh direct by 1 - z": (1 - z) * n + z * fixed["h"] + (1 - fixed["z"]) * h,
+        "dh direct whole": (1 - z) * n + z * fixed["h"] + h,
         "dz sign": (1 - fixed["z"]) * n + z * (fixed["n"] - fixed["h"]) + fixed["z"] * h,
         "dz half": (1 - fixed["z"]) * n + z * h,
+        "dz by n alone": (1 - z) * n + fixed["z"] * h,
         "dn by z": z * (fixed["h"] - fixed["n"]) + fixed["z"] * n + fixed["z"] * h,
+        "dn whole": z * (fixed["h"] - fixed["n"]) + n + fixed["z"] * h,
     }
     route = pick(wrong, routes, None)
+    keep(values, r=r, z=z, n=n, u=u_all, u_n=u_n, a_n=a, h=next_h, reset=r * u_n, reset_h=r * h)
+    keep(values, **{f"p_{gate}": part for gate, part in parts.items()})
+    keep(values, **{f"u_{gate}": part for gate, part in u.items()})
     return (next_h if route is None else via(next_h, route),)
 
 
-def attend(prev_h, A, wrong=()):
+def attend(prev_h: Tensor, A: Tensor, wrong: Wrong = ()) -> tuple[Tensor, Tensor]:
     """attn (N, H) and its weights (N, grid_h, grid_w)."""
     N, H, grid_h, grid_w = A.shape
     G = grid_h * grid_w
     cells = A.reshape(N, G, H) if "grid reshaped" in wrong else A.flatten(2).transpose(1, 2)  # (N, G, H)
+    cells = A.transpose(2, 3).flatten(2).transpose(1, 2) if "grid turned" in wrong else cells
     asked, averaged = (cells.detach() if w in wrong else cells for w in ("dA scores", "dA weights"))
     query = prev_h.detach() if "query" in wrong else prev_h
-    scales = {"no scale": 1, "scale H": H, "scale G": G**0.5, "scale up": H**-0.5}
+    scales = {"no scale": 1, "scale H": H, "scale G": G**0.5, "scale up": H**-0.5, "scale N": N**0.5}
+    scales |= {"scale after": 1, "tanh scores": 1}
     raw = (asked @ query.unsqueeze(2)).squeeze(2)  # (N, G)
     scores = raw / pick(wrong, scales, H**0.5)
+    scores = torch.tanh(scores) if "tanh scores" in wrong else scores
     if "scale forgotten" in wrong:
         scores = via(scores, raw)
-    weights = torch.softmax(scores, 0 if "softmax axis" in wrong else 1)
+    if "scores not softmaxed" in wrong:
+        weights = scores
+    elif "softmax over one" in wrong:
+        weights = torch.ones_like(scores)
+    elif "softmax over all" in wrong:
+        weights = torch.softmax(scores.flatten(), 0).view_as(scores)
+    elif "softmax over rows" in wrong:
+        weights = torch.softmax(scores.view(N, grid_h, grid_w), 2).flatten(1)
+    elif "softmax over columns" in wrong:
+        weights = torch.softmax(scores.view(N, grid_h, grid_w), 1).flatten(1)
+    elif "normalised by the sum" in wrong:
+        weights = scores / scores.sum(1, keepdim=True)
+    elif "sigmoid for softmax" in wrong:
+        weights = torch.sigmoid(scores)
+    elif "exp alone" in wrong:
+        weights = scores.exp()
+    else:
+        weights = torch.softmax(scores, 0 if "softmax axis" in wrong else 1)
+    weights = weights / H**0.5 if "scale after" in wrong else weights
+    weights = weights.max(1, keepdim=True)[0].eq(weights).to(weights) if "hard" in wrong else weights
     if "softmax' half" in wrong:
         weights = slope(weights, scores, weights)
+    if "softmax' diagonal" in wrong:
+        weights = slope(weights, scores, weights * (1 - weights))
+    if "softmax' forgotten" in wrong:
+        weights = slope(weights, scores, torch.ones_like(weights))
     used = torch.full_like(weights, 1 / G) if "uniform" in wrong else weights
-    return (used.unsqueeze(1) @ averaged).squeeze(1), weights.view(N, grid_h, grid_w)
+    attn = (used.unsqueeze(1) @ averaged).squeeze(1)
+    attn = pick(wrong, {"mean for sum": attn / G, "sum over the batch": attn.sum(0).expand_as(attn)}, attn)
+    shown = scores if "scores returned" in wrong else weights
+    shown = shown.view(N, grid_h, grid_w)
+    return attn, shown.transpose(1, 2) if "weights turned" in wrong and grid_h == grid_w else shown
 
 
-def attention_step(x, h, c, attn, Wx, Wh, Wattn, b, wrong=()):
-    return lstm_step(x, h, c, Wx, Wh, b, attn, Wattn, wrong=wrong)
+def attention_step(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    attn: Tensor,
+    Wx: Tensor,
+    Wh: Tensor,
+    Wattn: Tensor,
+    b: Tensor,
+    wrong: Wrong = (),
+    values: Values = None,
+) -> tuple[Tensor, ...]:
+    return lstm_step(x, h, c, Wx, Wh, b, attn, Wattn, wrong=wrong, values=values)
 
 
 # ---------------------------------------------------------------------------- what the checker calls
@@ -188,8 +311,15 @@ class PlainCell(NamedTuple):
 
 
 def _attention_start(A, wrong):
-    mean = (A.detach() if "dA start" in wrong else A).mean((2, 3))
+    A = A.detach() if "dA start" in wrong else A
+    mean = A.mean((2, 3))
+    mean = pick(wrong, {"h0 sum": A.sum((2, 3)), "h0 max": A.amax((2, 3)), "h0 first": A[:, :, 0, 0]}, mean)
     return tuple(0 * mean if name in wrong else mean for name in ("h0 zero", "c0 zero"))
+
+
+def _attention_look(state, A, first, wrong):
+    query = pick(wrong, {"attend once": first[0], "c asks": state[1]}, state[0])
+    return attend(query, A, wrong)[:1]
 
 
 PLAIN_CELLS = {
@@ -210,7 +340,7 @@ PLAIN_CELLS = {
         "attn N,H",
         _attention_start,
         attention_step,
-        lambda state, A, first, wrong: attend(first[0] if "attend once" in wrong else state[0], A, wrong)[:1],
+        _attention_look,
     ),
 }
 
@@ -230,82 +360,210 @@ for _forward in FORWARDS:
     ORDER += [_forward, _forward.replace("forward", "backward")] if "forward" in _forward else [_forward]
 
 
-def sequence(cell: PlainCell, x: Tensor, image: Tensor, *weights: Tensor, wrong: tuple[str, ...] = ()) -> Tensor:
-    """Run a cell over x (N, T, D) -> h (N, T, H)."""
-    first = state = cell.start(image, wrong)
-    out: list[Tensor] = []
-    times = range(x.shape[1])
-    for t in reversed(times) if "reversed" in wrong else times:
-        used = [w.detach() if "dW overwritten" in wrong and t else w for w in weights]
-        state = tuple(begun if f"{name} not carried" in wrong else now for name, now, begun in zip("hc", state, first))
-        state = tuple(s.detach() if f"d{name} not carried" in wrong and t else s for name, s in zip("hc", state))
-        inputs = cell.look(state, image, first, wrong)
-        state = cell.step(x[:, t], *state, *inputs, *used, wrong=wrong)
-        out.append(state[0])
-    if "first skipped" in wrong:
-        out = [first[0], *out[:-1]]
-    if "last skipped" in wrong:
-        out = [*out[:-1], torch.zeros_like(first[0])]
-    if "reversed" in wrong:
-        out.reverse()
-    return torch.stack(out, 1)
-
-
-def softmax_loss(x, y, ignore_index=None, wrong=()):
+def softmax_loss(x: Tensor, y: Tensor, ignore_index: int | None = None, wrong: Wrong = ()) -> Tensor:
+    N, T, _ = x.shape
     if "always ignored" in wrong:
         ignore_index = 0
     if "null counted" in wrong:
         ignore_index = None
-    log_probs = torch.log_softmax(x, 1 if "loss axis" in wrong else 2)
-    values = log_probs.exp() if "probability" in wrong else log_probs
+    if "shifted" in wrong:
+        x, y = x[:, :-1], y[:, 1:]
     counted = torch.ones_like(y, dtype=torch.bool) if ignore_index is None else y != ignore_index
-    loss = -(values.gather(2, y.unsqueeze(2)).squeeze(2) * counted).sum()
-    divisors = {"mean over words": counted.sum(), "mean over all": y.numel(), "sum": 1, "negative": -len(y)}
-    return loss / pick(wrong, divisors, len(y))
+    counted = ~counted if "mask inverted" in wrong else counted
+    x = x.softmax(2) if "softmax twice" in wrong else x
+    scores = x * counted.unsqueeze(2) if "scores masked" in wrong else x
+    log_probs = torch.log_softmax(scores, 1 if "loss axis" in wrong else 2)
+    values = log_probs.exp() if "probability" in wrong else log_probs
+    values = values / 0.6931471805599453 if "log2" in wrong else values
+    used = torch.ones_like(counted) if "scores masked" in wrong else counted
+    picked = values.gather(2, y.unsqueeze(2)).squeeze(2)
+    if "minus one forgotten" in wrong:
+        picked = via(picked, picked - x.gather(2, y.unsqueeze(2)).squeeze(2))
+    loss = -(picked * used).sum()
+    divisors = {"mean over words": counted.sum(), "mean over all": y.numel(), "sum": 1, "negative": -N}
+    divisors |= {"mean and N": N * y.numel(), "by T": T, "by N squared": N * N, "words and N": N * counted.sum()}
+    loss = loss / pick(wrong, divisors, N)
+    return via(loss, loss * N) if "dx not averaged" in wrong else loss
 
 
-def forward(name: str, arguments: dict[str, Tensor], wrong: tuple[str, ...] = ()) -> tuple[Tensor, ...]:
+def forward(name: str, arguments: Mapping[str, Any], wrong: Wrong = (), values: Values = None) -> tuple[Tensor, ...]:
     """The results of a ``*_forward``, of the attention or the loss, without the cache."""
-    values = tuple(arguments.values())
+    tensors = tuple(arguments.values())
     if name == "temporal_softmax_loss":
         return (softmax_loss(**arguments, wrong=wrong),)
     if name == "dot_product_attention":
         return attend(**arguments, wrong=wrong)
-    cell = PLAIN_CELLS[name.split("_")[0]]
-    return cell.step(*values, wrong=wrong) if "step" in name else (sequence(cell, *values, wrong=wrong),)
+    prefix = name.split("_")[0]
+    if "step" in name:
+        return PLAIN_CELLS[prefix].step(*tensors, wrong=wrong, values=values)
+    return (plain_loop(prefix, wrong).forward(*tensors, wrong=wrong)[0],)
 
 
 def backward(
-    name: str, arguments: dict[str, Tensor], upstream: tuple[Tensor, ...], wrong: tuple[str, ...] = ()
+    name: str, arguments: Mapping[str, Tensor], upstream: tuple[Tensor, ...], wrong: Wrong = ()
 ) -> tuple[Tensor, ...]:
     """The gradients of the arguments of the forward called ``name``, given the upstream gradients."""
-    skipped = "first skipped" in wrong or "last skipped" in wrong
-    if skipped and "step" not in name and "x" in arguments:
-        return _with_a_step_skipped(name, arguments, upstream, wrong)
+    if "step" not in name and "forward" in name:
+        loop = plain_loop(name.split("_")[0], wrong)
+        _, caches = loop.forward(*arguments.values())
+        return loop.backward(upstream[0], caches, arguments, wrong)
     if "dnext_c ignored" in wrong and len(upstream) > 1:
         upstream = (upstream[0], torch.zeros_like(upstream[1]))
-    inputs = {key: value.detach().requires_grad_() for key, value in arguments.items()}
-    nothing = 0 * sum(value.sum() for value in inputs.values())  # if a mistake cuts a path, the gradient is zero
-    outputs = [result + nothing for result in forward(name, inputs, wrong)[: len(upstream)]]
-    gradients = dict(zip(inputs, torch.autograd.grad(outputs, list(inputs.values()), upstream)))
-    for key in gradients:
-        averaged = ("db mean" in wrong and key == "b") or ("dW mean" in wrong and key.startswith("W"))
-        if averaged:
-            gradients[key] = gradients[key] / len(upstream[0])
-    return tuple(gradients.values())
+    if "dnext_h ignored" in wrong:
+        upstream = (torch.ones_like(upstream[0]), *upstream[1:])
+    results, inputs = _with_graph(lambda *tensors: forward(name, dict(zip(arguments, tensors)), wrong), arguments)
+    gradients = torch.autograd.grad(results[: len(upstream)], inputs, upstream)
+    return tuple(averaged(gradient, key, len(upstream[0]), wrong) for key, gradient in zip(arguments, gradients))
 
 
-def _with_a_step_skipped(name, arguments, upstream, wrong):
-    """A loop over time that leaves out the first or the last step: its dx stays zero."""
-    (dh,), x = upstream, arguments["x"]
-    others = tuple(name for name in wrong if "skipped" not in name)
-    kept = slice(1, None) if "first skipped" in wrong else slice(None, -1)
-    start = dict(arguments)
-    if "first skipped" in wrong and "h0" in arguments and len(PLAIN_CELLS[name.split("_")[0]].state) == 1:
-        start["h0"] = forward(name, arguments, others)[0][:, 0]
-    elif "first skipped" in wrong:
-        return backward(name, arguments, upstream, others)  # the cell state then depends on the learner's cache
-    found = backward(name, start | {"x": x[:, kept]}, (dh[:, kept],), others)
-    dx = torch.zeros_like(x)
-    dx[:, kept] = found[0]
-    return (dx, *found[1:])
+def averaged(gradient: Tensor, key: str, N: int, wrong: Wrong) -> Tensor:
+    """The gradient, as some mistakes change it."""
+    mean = ("db mean" in wrong and key == "b") or ("dW mean" in wrong and key.startswith("W"))
+    return gradient / N if mean else gradient
+
+
+def _with_graph(function, arguments):
+    """The results of a function, and the arguments as leaves of their graph."""
+    inputs = [value.detach().requires_grad_() for value in arguments.values()]
+    nothing = 0 * sum(value.sum() for value in inputs)  # if a mistake cuts a path, the gradient is zero
+    return [result + nothing for result in function(*inputs)], inputs
+
+
+# -------------------------------------------------------------------------------- the loop over time
+
+
+def plain_loop(prefix: str, wrong: Wrong = ()) -> "Loop":
+    """The loop over the plain steps of a cell, which make these mistakes."""
+    cell = PLAIN_CELLS[prefix]
+
+    def step(x: Tensor, state: tuple, image: Tensor, first: tuple, weights: tuple) -> tuple:
+        """One step with its attention, as a function of everything that it depends on."""
+        state = tuple(state)
+        return cell.step(x, *state, *cell.look(state, image, first, wrong), *weights, wrong=wrong)
+
+    def step_forward(x: Tensor, state: tuple, image: Tensor, first: tuple, weights: tuple) -> tuple:
+        return step(x, state, image, first, weights), (x, state, image, first, weights)
+
+    def step_backward(dstate: tuple, cache: tuple) -> tuple:
+        x, state, image, first, weights = cache
+        named = dict(enumerate((x, *state, image, *weights)))
+        S = len(state)
+        results, inputs = _with_graph(
+            lambda *t: step(t[0], t[1 : 1 + S], t[1 + S], first, t[2 + S :]),
+            named,
+        )
+        found = torch.autograd.grad(results, inputs, dstate)
+        return found[0], found[1 : 1 + S], found[1 + S], found[2 + S :]
+
+    return Loop(prefix, step_forward, step_backward)
+
+
+class Loop(NamedTuple):
+    """The loop over time, forward and backward, around any two functions of a step: ``step_forward(x, state, image,
+    first state, weights) -> state, cache`` and ``step_backward(dstate, cache) -> dx, dstate, dimage, dweights``."""
+
+    prefix: str
+    step_forward: Callable
+    step_backward: Callable
+
+    def forward(self, x: Tensor, image: Tensor, *weights: Tensor, wrong: Wrong = ()) -> tuple[Tensor, list]:
+        """x (N, T, D) -> h (N, T, H), and the caches of the steps."""
+        cell = PLAIN_CELLS[self.prefix]
+        first = state = cell.start(image, wrong)
+        N, T, _ = x.shape
+        if "x reshaped" in wrong:
+            x = x.reshape(T, N, -1).transpose(0, 1)
+        out: list[Tensor] = []
+        caches: list = []
+        skipped = {0} if "first skipped" in wrong else {T - 1} if "last skipped" in wrong else set()
+        for t in reversed(range(T)) if "reversed" in wrong else range(T):
+            if t in skipped:
+                out.append(torch.zeros_like(first[0]))
+                continue
+            state = tuple(
+                start if f"{name} not carried" in wrong else now for name, now, start in zip("hc", state, first)
+            )
+            if t == 0 and "h0 not used" in wrong:
+                state = (torch.zeros_like(state[0]), *state[1:])
+            if "x of the first" in wrong:
+                state, cache = self.step_forward(x[:, 0], state, image, first, weights)
+            else:
+                state, cache = self.step_forward(x[:, t], state, image, first, weights)
+            caches.append(cache)
+            out.append(state[1] if "c kept for h" in wrong and len(state) > 1 else state[0])
+        if "first skipped keeps h0" in wrong:
+            out = [first[0], *out[:-1]]
+        if "last for all" in wrong:
+            out = [out[-1]] * T
+        if "reversed" in wrong:
+            out.reverse()
+        h = torch.stack(out, 1)
+        return h.transpose(0, 1).reshape(h.shape) if "h reshaped" in wrong else h, caches
+
+    def backward(
+        self, dh: Tensor, caches: list, arguments: Mapping[str, Tensor], wrong: Wrong = ()
+    ) -> tuple[Tensor, ...]:
+        """dh (N, T, H) and the caches of the steps -> the gradients of the arguments."""
+        cell = PLAIN_CELLS[self.prefix]
+        x, image, *weights = arguments.values()
+        N, T, H = dh.shape
+        zero = dh.new_zeros(N, H)
+        dx, dimage, dweights = torch.zeros_like(x), torch.zeros_like(image), [torch.zeros_like(w) for w in weights]
+        dstate = [zero] * len(cell.state)
+        times = range(T) if "backward runs forwards" in wrong else reversed(range(T))
+        skipped = {0} if "first skipped" in wrong else {T - 1} if "last skipped" in wrong else set()
+        last = T - 1
+        for t in times:
+            if t in skipped:
+                continue
+            dh_t = dh[:, last - t] if "dh reversed" in wrong else dh[:, t]
+            dh_t = dh[:, -1] if "last dh alone" in wrong else dh_t
+            dh_t = torch.zeros_like(dh_t) if "dh of the last step" in wrong and t < last else dh_t
+            given = list(dstate)
+            given[0] = (
+                dh_t
+                if "dh not carried" in wrong
+                else given[0]
+                if "dh not added" in wrong and t < last
+                else (dh_t + given[0])
+            )
+            if len(given) > 1:
+                if "dc not carried" in wrong:
+                    given[1] = zero
+                if ("aliased" in wrong and t == last) or "dh into carried c" in wrong:
+                    given[1] = given[1] + dh_t
+                if "carried into c" in wrong:
+                    given = [dh_t, given[1] + dstate[0]]
+                if "dh for dc" in wrong:
+                    given[1] = given[0]
+            if "dh twice" in wrong:
+                given[0] = given[0] + dh_t
+            dx_t, dbefore, dimage_t, dweights_t = self.step_backward(tuple(given), caches[t])
+            dx[:, t] = dx_t
+            dimage = dimage + dimage_t
+            new = list(dbefore)
+            if "dprev_h added up" in wrong:
+                new[0] = new[0] + dstate[0]
+            if "dprev_h keeps dh" in wrong:
+                new[0] = new[0] + given[0]
+            dstate = new
+            overwritten, never = "dW overwritten" in wrong, "dW never" in wrong
+            added = zip(dweights, dweights_t)
+            dweights = [new if overwritten else old if never else old + new for old, new in added]
+        if "dx reversed" in wrong:
+            dx = dx.flip(1)
+        if cell.inputs:  # the image is the start, through the mean over the grid, too
+            named = {"A": image}
+            results, inputs = _with_graph(lambda A: cell.start(A, wrong), named)
+            dstart = list(dstate)
+            dstart = [0 * d if "dA start" in wrong else d for d in dstart]
+            dimage = dimage + torch.autograd.grad(results, inputs, tuple(dstart))[0]
+        else:
+            dimage = dimage + dstate[0]
+        if "dh0 zero" in wrong and not cell.inputs:
+            dimage = torch.zeros_like(dimage)
+        if "dh0 is dh" in wrong and not cell.inputs:
+            dimage = dh[:, 0]
+        names = list(arguments)[2:]
+        weights_found = [averaged(d, key, N, wrong) for key, d in zip(names, dweights)]
+        return (dx, dimage, *weights_found)

@@ -10,7 +10,7 @@ from ..errors import InputError
 from .common import say, script_for
 from .flags import check_flags
 
-MARKS = {"right": "right", "wrong": "WRONG", "unchecked": "not checked", "todo": "not written yet"}
+MARKS = {"right": "right", "wrong": "WRONG", "waits": "waits", "unchecked": "not checked", "todo": "not written yet"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"{args.file} has none of the functions filled in: {', '.join(ORDER)}")
     missing = [name for name in args.need if outcomes.get(name, "todo") == "todo"]
     parts = [f"{counts['right']} right, {counts['wrong']} wrong"]
-    parts += [f"{counts[outcome]} {MARKS[outcome]}" for outcome in ("unchecked", "todo") if counts[outcome]]
+    parts += [f"{counts[outcome]} {MARKS[outcome]}" for outcome in ("waits", "unchecked", "todo") if counts[outcome]]
     parts += [f"needed and not written: {', '.join(missing)}"] if missing else []
     say(", ".join(parts))
-    if counts["wrong"] + counts["unchecked"] or missing:
+    if counts["wrong"] + counts["waits"] + counts["unchecked"] or missing:
         sys.exit(1)
     cells = trainable_cells({name for name, outcome in outcomes.items() if outcome == "right"})
     if cells:

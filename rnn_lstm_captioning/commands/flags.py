@@ -38,7 +38,7 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         "--encoder-weights", type=name, metavar="imagenet|none|FILE", help="default: imagenet; for the scenes: none"
     )
     model.add_argument(
-        "--encoder-layer", type=name, metavar="NAME", help="its layer that gives the features (the last one)"
+        "--encoder-layer", type=name, metavar="NAME", help="use the features of this layer of the CNN (the last one)"
     )
     model.add_argument("--finetune-encoder", action="store_true", help="train the CNN too; slower")
     model.add_argument("--image-size", type=positive(int), metavar="PIXELS", help="fed to the CNN (the stored size)")
@@ -46,20 +46,30 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         "--augment", action="store_true", help="random crops and mirroring; the CNN then runs in every step"
     )
     model.add_argument(
-        "--image-input", choices=IMAGE_INPUTS, default="h0", help="how a cell without attention reads it (%(default)s)"
+        "--image-input",
+        choices=IMAGE_INPUTS,
+        default="h0",
+        help="how a cell without attention reads the image (%(default)s)",
     )
     model.add_argument(
-        "--image-norm", choices=IMAGE_NORMS, default="none", help="without attention: of the projection (%(default)s)"
+        "--image-norm",
+        choices=IMAGE_NORMS,
+        default="none",
+        help="normalise the projected features, for cells without attention (%(default)s)",
     )
     model.add_argument("--hidden-dim", type=positive(int), default=512, metavar="H", help="hidden size (%(default)s)")
     model.add_argument(
         "--wordvec-dim", type=positive(int), default=256, metavar="D", help="size of a word vector (%(default)s)"
     )
     model.add_argument(
-        "--dropout", type=probability, default=0.25, metavar="P", help="of word vectors and hidden states (%(default)s)"
+        "--dropout",
+        type=probability,
+        default=0.25,
+        metavar="P",
+        help="dropout of word vectors and hidden states (%(default)s)",
     )
     model.add_argument(
-        "--feature-dropout", type=probability, default=0.5, metavar="P", help="of features (%(default)s)"
+        "--feature-dropout", type=probability, default=0.5, metavar="P", help="dropout of features (%(default)s)"
     )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=positive(int), default=60, help="(%(default)s)")
@@ -71,7 +81,9 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
     )
     training.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="(%(default)s)")
     training.add_argument("--learning-rate", type=positive(float), default=1e-3, metavar="X", help="(%(default)s)")
-    training.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="of the learning rate (%(default)s)")
+    training.add_argument(
+        "--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate falls (%(default)s)"
+    )
     training.add_argument(
         "--warmup",
         type=probability,
@@ -87,7 +99,7 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         help="largest gradient norm; 0: no limit (%(default)s)",
     )
     training.add_argument(
-        "--weight-decay", type=non_negative(float), default=1e-2, metavar="X", help="of matrices (%(default)s)"
+        "--weight-decay", type=non_negative(float), default=1e-2, metavar="X", help="for matrices only (%(default)s)"
     )
     training.add_argument(
         "--patience",
@@ -104,7 +116,9 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         action="store_true",
         help="with --init: raise the CIDEr of sampled captions; use a low --learning-rate",
     )
-    training.add_argument("--seed", type=non_negative(int), default=0, help="of all random numbers (%(default)s)")
+    training.add_argument(
+        "--seed", type=non_negative(int), default=0, help="the start of all random numbers (%(default)s)"
+    )
     machine = parser.add_argument_group("machine")
     machine.add_argument("--device", type=device, default=None, help="cpu, cuda, ...; default: cuda if there is a GPU")
     machine.add_argument(
@@ -180,7 +194,9 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
     decoding.add_argument(
         "--top-p", type=positive(float), metavar="P", help="draw from the fewest words that together have probability P"
     )
-    decoding.add_argument("--seed", type=non_negative(int), default=0, help="of the random words (%(default)s)")
+    decoding.add_argument(
+        "--seed", type=non_negative(int), default=0, help="the start of the random numbers (%(default)s)"
+    )
     decoding.add_argument("--allow-unk", action="store_true", help="captions may contain <UNK>")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path, metavar="DIR", help="the folder for figures (outputs; with --image: none)")

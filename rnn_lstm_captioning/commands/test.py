@@ -179,9 +179,8 @@ def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace
     settings = {k: v for k, v in asdict(decoding).items() if v is not None and k != "allow_unk"}
     known = "" if split.references else ", cut and without the words that the vocabulary does not contain"
     decoded = ", ".join(f"{name} {value}" for name, value in settings.items())
-    say(
-        f"{args.split}: {len(texts)} images, {min(counts)} to {max(counts)} references each{known}; decoding: {decoded}"
-    )
+    each = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
+    say(f"{args.split}: {len(texts)} images, {each} references each{known}; decoding: {decoded}")
     if max(counts) == 1:
         say("one reference per image: these scores are far below the usual ones with five references")
     say(f"{'in percent':<44}" + "".join(f"{name:>9}" for name in METRICS))

@@ -161,7 +161,7 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             try:
                 found += sorted(p for p in Path(path.anchor or ".").glob(pattern) if not p.name.startswith("."))
             except (ValueError, NotImplementedError) as error:
-                raise InputError(f"{path} is no valid pattern: {error}") from error
+                raise InputError(f"{path} is not a valid pattern: {error}") from error
         else:
             found.append(path)
     return found

@@ -177,7 +177,7 @@ def write_figure(figure: Figure, path: str | Path, **options: Any) -> None:
         warnings.simplefilter("always")
         figure.savefig(unfinished, **options)
     if any("missing from" in str(warning.message) for warning in caught):
-        warnings.warn(f"{path}: some letters are in none of the installed fonts, and drawn as boxes", stacklevel=2)
+        warnings.warn(f"{path}: no installed font has some of the letters; they are drawn as boxes", stacklevel=2)
 
 
 def _save_figure(figure, path):

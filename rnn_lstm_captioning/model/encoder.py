@@ -173,7 +173,7 @@ def _load_weights(network, name, state, source):
     wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     plain = isinstance(state, dict) and all(isinstance(key, str) for key in state)
     if not plain or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError(f"{source} is not a state dict (a dict of tensors), which --encoder-weights wants")
+        raise InputError(f"--encoder-weights needs a state dict (a dict of tensors), and {source} is not one")
     # in the published DenseNet files, norm1 is called norm.1; old files have no num_batches_tracked
     state = {re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])", r"\1\2", key): v for key, v in state.items()}
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}

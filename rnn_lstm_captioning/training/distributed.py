@@ -38,7 +38,9 @@ def process_group(device: str) -> Iterator[str]:
     try:
         dist.init_process_group(backend, timeout=timedelta(minutes=10))
     except (ValueError, KeyError) as error:
-        raise InputError(f"the variables that torchrun sets are not valid: {error}; unset them, or use it") from error
+        raise InputError(
+            f"the variables that torchrun sets are not valid: {error}; start with torchrun, or unset them"
+        ) from error
     yield device
     dist.destroy_process_group()  # not after an error: it would wait for the other processes
 
