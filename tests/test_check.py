@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,15 @@ def report_on(text, folder):
 @pytest.mark.parametrize("style", ["in_numpy", "in_torch"])
 def test_right_solutions_raise_no_false_alarm(style, tmp_path):
     found = report_on((LEARNERS / f"{style}.py").read_text(), tmp_path)
-    assert set(found.values()) == {("right", "")}
+    remark = "but it takes the logarithm of a probability that is 0: use log_softmax, or logsumexp"
+    assert set(found.values()) <= {("right", ""), ("right", remark)}
     if style == "in_numpy":  # the other file may leave functions out
         assert set(ORDER) - set(found) <= {"attention_step_backward"}
 
 
 def test_our_own_cells_are_right(tmp_path):
     ours = "from rnn_lstm_captioning.cells import *\nfrom rnn_lstm_captioning import temporal_softmax_loss\n"
-    assert set(report_on(ours, tmp_path).values()) == {("right", "")}
+    assert set(report_on(ours, tmp_path).values()) == {("right", "but it uses functions of rnn_lstm_captioning")}
 
 
 def within(function, *changes):
@@ -185,7 +187,7 @@ def test_two_mistakes_at_once_are_both_named(function, changes, diagnoses, tmp_p
 def test_a_sequence_is_not_blamed_for_its_step(tmp_path):
     found = report_on(within("lstm_step_forward", ("np.tanh(next_c)", "np.tanh(next_c) + 1e-3")), tmp_path)
     assert "neither one nor two of the known mistakes explain it" in found["lstm_step_forward"][1]
-    assert found["lstm_forward"][1].endswith("correct your lstm_step_forward first")
+    assert found["lstm_forward"] == ("waits", "it is right once your lstm_step_forward is: correct that first")
 
 
 def loss_of(body):
@@ -218,7 +220,8 @@ CS231N = """x, y, mask, verbose=False):
 
 def test_the_losses_of_both_courses_are_checked_as_they_are(tmp_path):
     assert report_on(loss_of(EECS), tmp_path)["temporal_softmax_loss"] == ("right", "")
-    assert report_on(loss_of(CS231N), tmp_path)["temporal_softmax_loss"] == ("right", "")
+    cs231n = report_on(loss_of(CS231N), tmp_path)["temporal_softmax_loss"]
+    assert cs231n[0] == "right" and "logarithm of a probability that is 0" in cs231n[1]
     wrong = report_on(loss_of(CS231N.replace("dx_flat /= N\n", "pass\n")), tmp_path)["temporal_softmax_loss"]
     assert wrong[0] == "wrong" and "dx is off" in wrong[1] and "averaged over the N captions" in wrong[1]
     wrong = report_on(loss_of(CS231N.replace("x_flat - np.max(x_flat, axis=1, keepdims=True)", "x_flat")), tmp_path)
@@ -231,7 +234,7 @@ def test_a_softmax_that_overflows_is_reported(tmp_path):
 
 
 def test_a_backward_is_not_blamed_for_a_forward_that_fails(tmp_path):
-    for old, new in (("np.tanh(a)", "np.tahn(a)"), ("return next_h, (x", "return None; (x")):
+    for old, new in (("np.tanh(a)", "np.tahn(a)"), ("return next_h, (x", "return 'h'; (x")):
         found = report_on(within("rnn_step_forward", (old, new)), tmp_path)
         assert found["rnn_step_forward"][0] == "wrong"
         assert found["rnn_step_backward"] == (
@@ -258,12 +261,10 @@ def test_a_backward_without_its_forward_is_not_checked(tmp_path):
 def test_a_right_backward_of_a_wrong_forward_is_right(tmp_path):
     text = within("rnn_step_forward", ("+ b", "+ 2 * b")).replace("db = da.sum(axis=0)\n    return dx, dprev_h", "db = 2 * da.sum(axis=0)\n    return dx, dprev_h")  # fmt: skip  # noqa: E501
     found = report_on(text, tmp_path)
-    assert found["rnn_step_forward"][0] == "wrong" and found["rnn_step_backward"] == ("right", "")
+    assert found["rnn_step_forward"][0] == "wrong"
+    assert found["rnn_step_backward"][0] == "waits" and "gradient of your own" in found["rnn_step_backward"][1]
     found = report_on(within("rnn_step_forward", ("+ b", "+ 2 * b")), tmp_path)
-    assert (
-        "db is off" in found["rnn_step_backward"][1]
-        and "from the gradient of your own forward" in found["rnn_step_backward"][1]
-    )
+    assert found["rnn_step_backward"] == ("waits", "it is right once your rnn_step_forward is: correct that first")
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_other_mistakes_are_described(old, new, message, tmp_path):
 
 def run(*arguments):
     command = [sys.executable, "-m", "rnn_lstm_captioning", "check", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1000)
 
 
 def test_the_command_reports_by_exit_code_and_keeps_its_time_limit(tmp_path):
@@ -291,16 +292,18 @@ def test_the_command_reports_by_exit_code_and_keeps_its_time_limit(tmp_path):
     assert run("--new", mine).returncode == 0
     again = run("--new", mine)
     assert again.returncode == 2 and "does not overwrite it" in again.stderr
+    start = time.monotonic()
     empty = run(mine)
+    limit = 3 + time.monotonic() - start
     assert (
         empty.returncode == 2
         and "not written yet" in empty.stdout
         and "none of the functions filled in" in empty.stderr
     )
     mine.write_text(within("rnn_backward", ("for t in", "while True:\n        pass\n    for t in")))
-    endless = run(mine, "--timeout", "8")
+    endless = run(mine, "--timeout", limit)
     assert endless.returncode == 1
-    assert "rnn_backward               WRONG: it did not finish within 8 seconds" in endless.stdout
+    assert "rnn_backward               WRONG: it did not finish within" in endless.stdout
     number = len(re.findall(rf"^def ({'|'.join(ORDER)})\(", RIGHT, re.MULTILINE))
     assert f"{number - 1} right, 1 wrong" in endless.stdout  # the other functions are checked nevertheless
     mine.write_text(
@@ -325,7 +328,7 @@ def test_the_command_reports_by_exit_code_and_keeps_its_time_limit(tmp_path):
 BAD_MANNERS = {
     "os._exit(0)": "it ended the whole process (exit code 0)",
     "os.kill(os.getpid(), 9)": "it ended the whole process (signal SIGKILL)",
-    "os.kill(os.getpid(), 19)": "it did not finish within 2 seconds",
+    "os.kill(os.getpid(), 19)": "it did not finish within",
     "sys.exit('done')": "it raised SystemExit in line",
     "raise KeyboardInterrupt": "it raised KeyboardInterrupt in line",
     "class Odd(Exception): __str__ = None\n    raise Odd": ": (its text can't be printed)",
@@ -338,17 +341,22 @@ BAD_MANNERS = {
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_whatever_a_function_does_to_its_process_the_others_are_judged(tmp_path):
     """One bad habit in each function of a file; and some that are no mistakes: copies of the process, much output."""
-    body = "    os.fork()\n    subprocess.Popen(['sleep', '1000'])\n    print('x' * 100, '\\n[1, 2]')\n    try:\n"
+    body = "    if TRIED: return right_loss(x, y, ignore_index)\n    TRIED.append(1)\n    os.fork()\n    subprocess.Popen(['sleep', '1000'])\n    print('x' * 100, '\\n[1, 2]')\n    try:\n"
     body += '        for k in range(3, 9): os.write(k, b\'["rnn_forward", "right"]\\n\')\n    except OSError: pass\n'
-    text = "import os, sys, subprocess\n" + re.sub(r"(def temporal_softmax_loss\(.*:\n)", lambda m: m[1] + body, RIGHT)
+    loss = RIGHT[RIGHT.index("def temporal_softmax_loss") :]
+    text = f"import os, sys, subprocess\nTRIED = []\n{RIGHT}\n\n" + loss.replace("temporal_softmax_loss", "right_loss")
+    text += "\n\n" + re.sub(r"(def temporal_softmax_loss\(.*:\n)", lambda m: m[1] + body, loss)
     names = [name for name in ORDER if "backward" not in name and name != "temporal_softmax_loss"][: len(BAD_MANNERS)]
     for name, code in zip(names, BAD_MANNERS):  # the last function of a name counts
         text += f"\ndef {name}(*_):\n    {code}\n"
     (tmp_path / "mine.py").write_text(text)
-    results = {name: (outcome, message) for name, outcome, message in check_file(tmp_path / "mine.py", 2)}
+    start = time.monotonic()
+    report_on(RIGHT, tmp_path / "..")
+    limit = max(2, 3 * (time.monotonic() - start))  # one function takes less than all, however slow the machine is
+    results = {name: (outcome, message) for name, outcome, message in check_file(tmp_path / "mine.py", limit)}
     for name, message in zip(names, BAD_MANNERS.values()):
         assert results[name][0] == "wrong" and message in results[name][1], (name, results[name])
-    assert results["temporal_softmax_loss"] == ("right", "")
+    assert results["temporal_softmax_loss"][0] == "right"
     sleeping = subprocess.run(["pgrep", "-fx", "sleep 1000"], capture_output=True, text=True).stdout
     assert not sleeping
 

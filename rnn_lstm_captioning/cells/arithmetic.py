@@ -8,11 +8,12 @@ are written by hand.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+_onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 _is_exporting = getattr(torch.compiler, "is_exporting", bool)  # before torch 2.7, nobody knows: False
 
 

@@ -4,7 +4,7 @@ classes of the course. Here they all become a :class:`Function`, which takes ten
 import copy
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -39,7 +39,7 @@ class Function:
         self.remarks: list[str] = []
 
     def __call__(self, *tensors: Tensor, cache: tuple = (), **keywords: Any) -> Any:
-        """Call the function with copies of tensors, and with a cache, a tuple of at most one element.
+        """Call the function with copies of tensors, and then with a cache, a tuple of at most one element.
 
         A file may import numpy and torch; so if the first kind fails, the other one is tried.
         """
@@ -48,9 +48,7 @@ class Function:
         guess, other = self.kind, "numpy" if self.kind == "torch" else "torch"
         try:
             returned = self._call(guess, tensors, cache, keywords)
-        except NotImplementedError:
-            raise
-        except Exception as error:
+        except (TypeError, AttributeError) as error:  # what numpy says of tensors, and torch of arrays
             try:
                 returned = self._call(other, tensors, cache, keywords)
             except Exception:  # then the first error is the one to show
@@ -64,8 +62,9 @@ class Function:
         keywords = {k: to_kind(v, kind) if isinstance(v, Tensor) else v for k, v in keywords.items()}
         with np.errstate(all="ignore"):
             returned = self.code(*given, *cache, **keywords)
-        if any(not torch.equal(from_kind(now), before) for now, before in zip(given, tensors)):
-            self.remark("it changes an argument in place: copy it first")
+        for key, now, before in zip(self.arguments(), given, tensors):
+            if not torch.equal(from_kind(now), before):
+                self.remark(f"it changes its argument {key} in place: copy it first")
         if returned is None or (isinstance(returned, tuple | list) and returned and all(v is None for v in returned)):
             raise NotImplementedError  # as the course's starter files do
         return returned
@@ -74,6 +73,13 @@ class Function:
         """Add a remark, which is printed once, and does not make the function wrong."""
         if text not in self.remarks:
             self.remarks.append(text)
+
+    def arguments(self) -> list[str]:
+        """The names of the tensors that the function takes."""
+        arguments, results = FORWARDS[self.name.replace("backward", "forward")]
+        if "backward" in self.name:
+            return ["d" + result for result in results.split()]
+        return [part.split()[0] for part in arguments.split("  ")]
 
     def takes(self, name: str) -> bool:
         """Whether the function has an argument of this name."""
@@ -101,9 +107,8 @@ def find_functions(module: ModuleType) -> dict[str, Function]:
                 found[name] = Function(name, f"{owner.__name__}.{name}", _method(owner, name), getattr(owner, name))
     by_name = {owner.__name__: owner for owner in classes}
     for cell in CELLS.values():
-        owner = by_name.get(cell.__name__)
-        if owner is not None:
-            for name, function in _functions_of_class(cell.prefix, owner).items():
+        if cell.__name__ in by_name:
+            for name, function in _functions_of_class(cell.prefix, by_name[cell.__name__]).items():
                 found.setdefault(name, function)
     return {name: found[name] for name in ORDER if name in found}
 
@@ -185,6 +190,21 @@ def borrowed(function: Function) -> bool:
     )
 
 
+def calls(function: Callable, known: Collection[str]) -> list[str]:
+    """Which of some functions of its file a function uses, directly or through others."""
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    found: list[str] = []
+    waiting, seen = [function], set()
+    while waiting:
+        for name in _names_in(waiting.pop()):
+            if name not in seen:
+                seen.add(name)
+                found += [name] if name in known else []
+                if inspect.isfunction(getattr(module, name, None)):
+                    waiting.append(getattr(module, name))
+    return found
+
+
 def _names_in(function):
     code = getattr(function, "__code__", None)
     return code.co_names if code else ()
@@ -195,8 +215,8 @@ def _names_in(function):
 
 def call_forward(
     function: Function, arguments: Mapping[str, Tensor], names: list[str], keywords: Mapping[str, Any]
-) -> tuple[list[Tensor], Any]:
-    """The results of a learner's forward, as tensors, and its cache or None."""
+) -> tuple[list[Tensor], tuple]:
+    """The results of a learner's forward, as tensors, and its cache in a tuple, which is empty if there is none."""
     loss, given = "y" in arguments, dict(keywords)
     if loss and function.takes("mask") and not function.takes("ignore_index"):  # CS231n's loss: the words that count
         y = arguments["y"]
@@ -207,10 +227,11 @@ def call_forward(
         if not loss or "mask" in given:
             raise
         # its third argument may have another name; and -100 is what F.cross_entropy ignores if nothing is said
-        returned = function(*arguments.values(), torch.tensor(given.get("ignore_index", -100)).item())
-    cache = None
+        returned = function(*arguments.values(), cache=(given.get("ignore_index", -100),))
+    cache: tuple = ()
     if isinstance(returned, tuple | list) and len(returned) == len(names) + 1:
-        *returned, cache = returned
+        *returned, last = returned
+        cache = (last,)
     return as_list(returned, names, "" if loss or "attn_weights" in names else ", cache"), cache
 
 

@@ -168,7 +168,7 @@ def check_functions(
         if name in (done or ()) or (only and name not in only):
             continue
         say(name, "begun")
-        torch.set_default_device("cpu"), torch.set_default_dtype(torch.float32), torch.set_grad_enabled(True)
+        torch.set_default_device(None), torch.set_default_dtype(torch.float32), torch.set_grad_enabled(True)
         try:
             outcome, message = check(name, functions, outcomes)
             if name == through_autograd:

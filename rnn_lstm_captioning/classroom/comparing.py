@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .calling import Mistake
 from .mistakes import GATES, MISTAKES, RARE
-from .plain_cells import FORWARDS
+from .plain_cells import FORWARDS, possible_mistakes
 
 # sizes at which nothing is equal by chance; the grid is square, as in the course
 SIZES = dict(N=3, T=4, D=5, H=7, grid_h=3, grid_w=3, V=11)
@@ -72,17 +72,49 @@ def diagnose(
 
     Args: names, the mistakes to try, in their order; pairs, try two at once as well.
     """
-    wanted = compute(())
-    results = {name: compute((name,)) for name in MISTAKES if name in names}
-    possible = [name for name, values in results.items() if not same(values, wanted)]
-    for name in possible:
-        if same(found, results[name]):
-            return f": {MISTAKES[name]}"
+    wanted, changed = compute(()), {}
+    for name in possible_mistakes(compute):
+        if name not in names:
+            continue
+        values = compute((name,))
+        if not same(values, wanted):
+            if same(found, values):
+                return f": {MISTAKES[name]}"
+            changed[name] = values
     if pairs:
-        for pair in combinations([name for name in possible if name not in RARE], 2):
-            if same(found, compute(pair)):
+        likely = [name for name in changed if name not in RARE]
+        seen, right = _parts(found), _parts(wanted)
+        if len(seen) != len(right):
+            return ""
+        is_right = [close(a, b) for a, b in zip(seen, right)]
+        effects = {name: _effect(seen, right, _parts(changed[name])) for name in likely}
+        for pair in combinations(likely, 2):
+            if _may_explain(is_right, effects[pair[0]], effects[pair[1]]) and same(found, compute(pair)):
                 return f": two mistakes: {MISTAKES[pair[0]]}; and {MISTAKES[pair[1]]}"
     return ""
+
+
+def _parts(values):
+    """The results, with the columns of each gate on their own."""
+    found: list[Tensor] = []
+    for value in values:
+        gates, rest = divmod(value.shape[-1] if value.dim() else 1, SIZES["H"])
+        found += value.chunk(gates, -1) if gates > 1 and not rest else [value]
+    return found
+
+
+def _effect(found, right, changed):
+    """For each part of the results: whether a mistake changes it, and whether the learner's part is as changed."""
+    return [(not close(value, b), close(a, value)) for a, b, value in zip(found, right, changed)]
+
+
+def _may_explain(is_right, first, second):
+    """Whether two mistakes together can give the learner's results: a part that only one of them changes must be as
+    that one makes it, and a part that none changes must be right. This needs no computation."""
+    for right, (changes, fits), (also_changes, also_fits) in zip(is_right, first, second):
+        if not (changes and also_changes) and not (fits if changes else also_fits if also_changes else right):
+            return False
+    return True
 
 
 def hint(name: str, names: Sequence[str], found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:

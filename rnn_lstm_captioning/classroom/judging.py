@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .calling import Function, Mistake, Unusable, as_list, borrowed, call_forward, map_cache
+from .calling import Function, Mistake, Unusable, as_list, borrowed, call_forward, calls, map_cache
 from .comparing import OTHER_GRID, SIZES, SPECIAL_SIZES, close, compare, diagnose, exact, hint, make_arguments, same
 from .gradients import compute_numeric_gradient
 from .mistakes import LOOP, MISTAKES
@@ -54,9 +54,11 @@ def judge(name: str, learner: Learner) -> Judgement:
             return Judgement(
                 "unchecked", f"it needs the cache of your own {learner.label(forward_name)}, which {reason}"
             )
-        judged = judge_backward(name, learner)
-    else:
-        judged = judge_forward(name, learner)
+    try:
+        judged = judge_backward(name, learner) if name.endswith("backward") else judge_forward(name, learner)
+    except Mistake as mistake:
+        remarks = [remark for remark in function.remarks if "in place" in remark]  # they may be the reason
+        raise type(mistake)("; ".join([str(mistake), *remarks])) from None
     if judged.outcome != "right":
         return judged
     if borrowed(function):
@@ -121,20 +123,23 @@ def _compare_forward(name, function, learner, arguments, keywords, diagnosed):
     if not same(results, wanted):
         explain = (lambda: _explain_forward(name, learner, arguments, results, compute)) if diagnosed else (lambda: "")
         compare(names, results, wanted, explain)
-    if rest is not None and name == "temporal_softmax_loss":  # CS231n's loss returns the gradient too
+    if rest and name == "temporal_softmax_loss":  # CS231n's loss returns the gradient too
 
         def gradient(wrong: Collection[str] = ()) -> tuple[Tensor, ...]:
             x = exact(arguments)["x"].clone().requires_grad_()
             return torch.autograd.grad(forward(name, exact(arguments) | {"x": x} | keywords, wrong), x)
 
-        found = as_list(rest, ["dx"])
+        found = as_list(rest[0], ["dx"])
         compare(["dx"], found, gradient(), lambda: diagnose(found, gradient) if diagnosed else "")
 
 
 def _explain_forward(name, learner, arguments, found, compute):
     """The end of a sentence about a wrong forward. Raises: Waits if another function is the root."""
     if "step" in name or name in ("temporal_softmax_loss", "dot_product_attention"):
-        return diagnose(found, compute) or ": neither one nor two of the known mistakes explain it"
+        known = diagnose(found, compute, pairs=False)
+        if not known:
+            _wait_for_what_it_calls(name, learner)
+        return known or diagnose(found, compute) or UNKNOWN
     roots = [root for root in _roots_of(name) if learner.has(root) and learner.outcomes.get(root) in NOT_RIGHT]
     loop = _own_loop(name, learner) if all(learner.has(root) for root in _roots_of(name)[:1]) else None
     if loop and roots:
@@ -153,6 +158,16 @@ def _explain_forward(name, learner, arguments, found, compute):
     step = _roots_of(name)[-1]
     text = f"your {learner.label(step)} is right: look at the loop over time" if learner.is_right(step) else ""
     return known or f": none of the known mistakes explains it; {text or _where_in_time(found[0], compute(())[0])}"
+
+
+UNKNOWN = ": neither one nor two of the known mistakes explain it"
+
+
+def _wait_for_what_it_calls(name, learner):
+    """Raise Waits if a function calls another one that is wrong."""
+    for root in calls(learner.functions[name].code, set(learner.functions) - {name}):
+        if learner.outcomes.get(root) in NOT_RIGHT:
+            raise Waits(f"it can't be judged before your {learner.label(root)} is right: correct that first")
 
 
 def _where_in_time(found, wanted):
@@ -193,7 +208,7 @@ def _own_loop(name: str, learner: Learner) -> Loop:
         own, x, image, weights = cache
         assert steps["backward"] is not None
         wanted = ["d" + part.split()[0] for part in FORWARDS[f"{prefix}_step_forward"][0].split("  ")]
-        found = as_list(steps["backward"](*dstate, cache=(own,)), wanted)
+        found = as_list(steps["backward"](*dstate, cache=own), wanted)
         return found[0], tuple(found[1 : 1 + S]), torch.zeros_like(image), tuple(found[1 + S :])
 
     return Loop(prefix, step_forward, step_backward)
@@ -268,9 +283,11 @@ class Trial(NamedTuple):
         """The right gradients, or those of known mistakes."""
         return backward(self.forward_name, exact(self.arguments), tuple(d.double() for d in self.upstream), wrong)
 
-    def run(self, cache: Any) -> list[Tensor]:
+    def run(self, cache: tuple) -> list[Tensor]:
         """The learner's gradients."""
-        return as_list(self.backward(*self.upstream, cache=(cache,)), self.names)
+        if not self.backward.settled:
+            self.backward.kind = self.forward.kind  # as the cache
+        return as_list(self.backward(*self.upstream, cache=cache), self.names)
 
 
 def _make_trial(name, learner, sizes):
@@ -291,7 +308,7 @@ def judge_backward(name: str, learner: Learner) -> Judgement:
     for label, sizes in {"": SIZES, **(SPECIAL_SIZES if forward_is_right else {})}.items():
         trial = _make_trial(name, learner, sizes)
         _, cache = call_forward(trial.forward, trial.arguments, FORWARDS[forward_name][1].split(), {})
-        if cache is None:
+        if not cache and trial.backward.takes("cache"):
             shown = ", ".join(FORWARDS[forward_name][1].split())
             raise Mistake(f"it needs a cache, and your {learner.label(forward_name)} returns none after {shown}")
         if not forward_is_right:
@@ -329,18 +346,21 @@ def _try_twice(trial, cache, found):
 def _explain_backward(trial, learner, cache, found):
     """The end of a sentence about a wrong backward of a right forward. Raises: Waits for the root of the mistake."""
     if "step" in trial.name:
-        return diagnose(found, trial.wanted) or hint(trial.name, trial.names, found, trial.wanted())
+        known = diagnose(found, trial.wanted, pairs=False)
+        if not known:
+            _wait_for_what_it_calls(trial.name, learner)
+        return known or diagnose(found, trial.wanted) or hint(trial.name, trial.names, found, trial.wanted())
     step = _roots_of(trial.name)[-1]
-    step_is_wrong = learner.has(step) and learner.outcomes.get(step) in NOT_RIGHT
-    if step_is_wrong:
+    roots = [root for root in _roots_of(trial.name) if learner.outcomes.get(root) in NOT_RIGHT and learner.has(root)]
+    if step in roots:
         known = _compare_with_own_steps(trial, learner, found)
         if known:
             return known
-    known = diagnose(found, trial.wanted, pairs=False)
+    known = diagnose(found, trial.wanted, LOOP, pairs=False) or diagnose(found, trial.wanted, pairs=False)
     if known:
         return known
-    if step_is_wrong:
-        raise Waits(f"it can't be judged before your {learner.label(step)} is right: correct that first")
+    if roots:
+        raise Waits(f"it can't be judged before your {learner.label(roots[0])} is right: correct that first")
     known = diagnose(found, trial.wanted, LOOP | {"query", "dA weights", "dA scores", "dA start", "scale forgotten"})
     if known:
         return known
@@ -405,7 +425,12 @@ def _judge_behind_a_wrong_forward(trial: Trial, learner: Learner, cache: Any) ->
             known = diagnose(found, trial.wanted, pairs=False)
             if known:
                 compare(trial.names, found, wanted, lambda: known)  # noqa: B023
-    found = trial.run(cache)
+    try:
+        found = trial.run(cache)
+    except NotImplementedError:
+        raise
+    except Exception:  # the cache is not what it expects
+        return unknown
     if "step" not in trial.name:
         try:
             known = _compare_with_own_steps(trial, learner, found)
@@ -413,9 +438,6 @@ def _judge_behind_a_wrong_forward(trial: Trial, learner: Learner, cache: Any) ->
             return once
         if known:
             compare(trial.names, found, wanted, lambda: known)
-    known = diagnose(found, trial.wanted, pairs=False)
-    if known:
-        compare(trial.names, found, wanted, lambda: known)
     if "step" in trial.name and same(found, numeric_gradients(trial)):
         return Judgement("waits", f"it is the gradient of your own {first}, which is wrong: correct that first")
     return unknown
@@ -445,7 +467,7 @@ def _corrected_caches(trial, learner, cache):
             _, caches = _own_loop(trial.name, learner).forward(*trial.arguments.values())
         except Exception:
             return
-        yield _with_steps(cache, [own for own, *_ in caches]), learner.is_right(step)
+        yield _with_steps(cache, [own[0] for own, *_ in caches if own]), learner.is_right(step)
 
 
 def _with_steps(cache, steps):
@@ -501,7 +523,8 @@ class _Corrector:
         """The right value of the quantity whose value is this array, or nearest to it."""
         if self.exactly:
             names = [key for key, value in self.values.items() if close(array, value)]
-            return self.right[names[0]] if names else None
+            self.unknown |= any(not close(self.right[name], self.right[names[0]]) for name in names)
+            return self.right[names[-1]] if names else None  # a step's results come last
         distances = {
             key: ((array - value).norm() / value.norm()).item()
             for key, value in self.right.items()

@@ -7,13 +7,14 @@ another, so that autograd computes what the learner's wrong line would compute. 
 values of a step that a learner may keep in a cache.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .mistakes import GATES, ORDERS
+from .mistakes import GATES, MISTAKES, ORDERS
 
 Wrong = Collection[str]
 Values = dict[str, Tensor] | None
@@ -44,11 +45,14 @@ def total(
     pairs: list[tuple[str, Tensor, Tensor]], b: Tensor, wrong: Wrong, after: Tensor | None = None, values: Values = None
 ) -> Tensor:
     """a = the sum of u @ W over the pairs (name, u, W), + b; after, the state that a wrong dWh uses."""
-    a = pick(wrong, {"bias": 0, "bias outside": 0, "bias twice": 2}, 1) * b.expand(len(pairs[0][1]), -1)
+    a = pick(wrong, {"bias": 0, "bias outside": 0, "bias twice": 2, "b subtracted": -1}, 1) * b.expand(
+        len(pairs[0][1]), -1
+    )
     for name, u, W in pairs:
         if "Wh transposed" in wrong and name == "h" and W.shape[0] == W.shape[1]:
             W = W.T
         product = u @ W
+        product = -product if f"{name} subtracted" in wrong else product
         keep(values, **{f"{name} W": product})
         if "dh: Wh not transposed" in wrong and name == "h" and W.shape[0] == W.shape[1]:
             product = via(product, u @ W.T.detach() + u.detach() @ W)
@@ -100,6 +104,8 @@ def rnn_step(
     y = torch.tanh(a)
     activations = {"no tanh": a, "sigmoid for tanh": torch.sigmoid(a), "relu": torch.relu(a), "bias outside": y + b}
     activations |= {"tanh of each": torch.tanh(x @ Wx) + torch.tanh(h @ Wh) + b}
+    activations |= {"tanh of each, b with h": torch.tanh(x @ Wx) + torch.tanh(h @ Wh + b)}
+    activations |= {"tanh of each, b with x": torch.tanh(x @ Wx + b) + torch.tanh(h @ Wh)}
     activations |= {"h after tanh": torch.tanh(x @ Wx + b) + h @ Wh, "tanh twice": torch.tanh(y)}
     y = pick(wrong, activations, y)
     derivatives = {"tanh' forgotten": torch.ones_like(a), "tanh' twice": 1 - torch.tanh(y) ** 2}
@@ -125,7 +131,8 @@ def lstm_step(
 ) -> tuple[Tensor, ...]:
     pairs = [("x", x, Wx), ("h", h, Wh)]
     if attn is not None and Wattn is not None:
-        weights = (Wattn, Wh) if "weights swapped" in wrong else (Wh, Wattn)
+        choices = {"weights swapped": (Wattn, Wh), "Wh for attn": (Wh, Wh), "Wattn for h": (Wattn, Wattn)}
+        weights = pick(wrong, choices, (Wh, Wattn))
         pairs[1:] = [("h", h, weights[0]), ("attn", attn, weights[1])]
     after = lstm_step(x, h, c, Wx, Wh, b, attn, Wattn)[0] if "dWh of next" in wrong else None
     a = total(pairs, b, wrong, after, values)
@@ -272,6 +279,7 @@ def attend(prev_h: Tensor, A: Tensor, wrong: Wrong = ()) -> tuple[Tensor, Tensor
         weights = slope(weights, scores, weights * (1 - weights))
     if "softmax' forgotten" in wrong:
         weights = slope(weights, scores, torch.ones_like(weights))
+    averaged = A.reshape(N, G, H) if "grid reshaped in the sum" in wrong else averaged
     used = torch.full_like(weights, 1 / G) if "uniform" in wrong else weights
     attn = (used.unsqueeze(1) @ averaged).squeeze(1)
     attn = pick(wrong, {"mean for sum": attn / G, "sum over the batch": attn.sum(0).expand_as(attn)}, attn)
@@ -373,16 +381,18 @@ def softmax_loss(x: Tensor, y: Tensor, ignore_index: int | None = None, wrong: W
     x = x.softmax(2) if "softmax twice" in wrong else x
     scores = x * counted.unsqueeze(2) if "scores masked" in wrong else x
     log_probs = torch.log_softmax(scores, 1 if "loss axis" in wrong else 2)
+    log_probs = log_probs + math.log(x.shape[2]) if "mean of exp" in wrong else log_probs
+    log_probs = log_probs - x.amax(2, keepdim=True) if "shift not undone" in wrong else log_probs
     values = log_probs.exp() if "probability" in wrong else log_probs
-    values = values / 0.6931471805599453 if "log2" in wrong else values
+    values = values / math.log(2) if "log2" in wrong else values
     used = torch.ones_like(counted) if "scores masked" in wrong else counted
     picked = values.gather(2, y.unsqueeze(2)).squeeze(2)
     if "minus one forgotten" in wrong:
         picked = via(picked, picked - x.gather(2, y.unsqueeze(2)).squeeze(2))
     loss = -(picked * used).sum()
-    divisors = {"mean over words": counted.sum(), "mean over all": y.numel(), "sum": 1, "negative": -N}
+    divisors = {"mean over words": counted.sum(), "mean over all": y.numel(), "sum": 1}
     divisors |= {"mean and N": N * y.numel(), "by T": T, "by N squared": N * N, "words and N": N * counted.sum()}
-    loss = loss / pick(wrong, divisors, N)
+    loss = loss / pick(wrong, divisors, N) * (-1 if "negative" in wrong else 1)
     return via(loss, loss * N) if "dx not averaged" in wrong else loss
 
 
@@ -414,6 +424,27 @@ def backward(
     results, inputs = _with_graph(lambda *tensors: forward(name, dict(zip(arguments, tensors)), wrong), arguments)
     gradients = torch.autograd.grad(results[: len(upstream)], inputs, upstream)
     return tuple(averaged(gradient, key, len(upstream[0]), wrong) for key, gradient in zip(arguments, gradients))
+
+
+class _Consulted(frozenset):
+    """An empty set that notes which names were looked up."""
+
+    def __new__(cls) -> "_Consulted":
+        made = super().__new__(cls)
+        made.names = []  # type: ignore[attr-defined]
+        return made
+
+    def __contains__(self, name: object) -> bool:
+        self.names.append(name)  # type: ignore[attr-defined]
+        return False
+
+
+def possible_mistakes(compute: Callable[[Wrong], object]) -> list[str]:
+    """The mistakes that a computation can make, in the order in which they are tried."""
+    consulted = _Consulted()
+    compute(consulted)
+    names = set(consulted.names)  # type: ignore[attr-defined]
+    return [name for name in MISTAKES if name in names]
 
 
 def averaged(gradient: Tensor, key: str, N: int, wrong: Wrong) -> Tensor:
@@ -546,7 +577,8 @@ class Loop(NamedTuple):
                 new[0] = new[0] + dstate[0]
             if "dprev_h keeps dh" in wrong:
                 new[0] = new[0] + given[0]
-            dstate = new
+            dstate = [new[-1]] * len(new) if "aliased throughout" in wrong else new
+            dweights_t = [d / T for d in dweights_t] if "dW by T" in wrong else dweights_t
             overwritten, never = "dW overwritten" in wrong, "dW never" in wrong
             added = zip(dweights, dweights_t)
             dweights = [new if overwritten else old if never else old + new for old, new in added]
