@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from rnn_lstm_captioning import CaptioningRNN, ImageEncoder, temporal_softmax_loss
+from rnn_lstm_captioning import CaptioningRNN, ImageEncoder, ModelSettings, build_captioner, temporal_softmax_loss
 from rnn_lstm_captioning.data.vocabulary import END, NULL, START, UNK
 from rnn_lstm_captioning.training.batches import Pairs
 from rnn_lstm_captioning.training.trainer import caption_loss
@@ -128,10 +128,11 @@ def test_wrong_constructor_arguments_are_refused():
     with pytest.raises(ValueError, match="input_dim is 400, but the features of tiny have 6 channels"):
         tiny_captioner("rnn", input_dim=400)
     assert tiny_captioner("rnn", input_dim=6).image_encoder.out_channels == 6
-    with pytest.raises(ValueError, match="word_to_idx must map"):
-        CaptioningRNN({"a": 0, "b": 1}, image_encoder=TinyEncoder())
-    with pytest.raises(ValueError, match="word_to_idx must map"):
-        CaptioningRNN(words_to_idx(9) | {"gap": 11}, image_encoder=TinyEncoder())
+    for words in ({"a": 0, "b": 1}, words_to_idx(9) | {"gap": 11}):
+        with pytest.raises(ValueError, match="word_to_idx must map"):
+            CaptioningRNN(words, image_encoder=TinyEncoder()).sample(torch.zeros(1, 3, 32, 32))
+        with pytest.raises(ValueError, match="word_to_idx must map"):
+            build_captioner(ModelSettings(cell="rnn", encoder="squeezenet1_1"), words)
     with pytest.raises(ValueError, match=r"features has shape \(2, 5, 2, 2\), wanted .* = \(N, 6, grid_h, grid_w\)"):
         tiny_captioner("attn").loss(torch.zeros(2, 5, 2, 2), random_captions(2, 5, 12))
 
@@ -274,3 +275,25 @@ def test_augmented_pairs_have_new_crops_in_every_batch():
     losses = {caption_loss(captioner, pairs.batch(torch.arange(6), "cpu")).item() for _ in range(4)}
     assert len(losses) == 4
     assert pairs.subset(3).crop_size is None and len(pairs.subset(3)) == 3
+
+
+@pytest.mark.parametrize("cell, published", [("rnn", 150.6090393066), ("lstm", 146.3161468505859), ("attn", None)])
+@pytest.mark.parametrize("random", [True, False])
+def test_the_course_notebooks_cells_run_as_they_are(cell, published, random):
+    """Vocabulary, images, parameters and losses are those of the notebook of EECS 498 (assignment 5). Any features that
+    are positive and large give the published losses; that of the attention needs those of its pretrained CNN."""
+    N, W, H, T = 10, 30, 40, 13
+    word_to_idx = {"<NULL>": 0, "cat": 2, "dog": 3}
+    V = len(word_to_idx)
+    encoder = TinyEncoder()
+    model = CaptioningRNN(
+        word_to_idx, input_dim=6, wordvec_dim=W, hidden_dim=H, cell_type=cell, ignore_index=0, image_encoder=encoder
+    )
+    for _, v in model.named_parameters():
+        v.data.copy_(torch.linspace(-1.4, 1.3, steps=v.numel()).view(*v.shape))
+    images = torch.randn(N, 3, 112, 112) if random else torch.linspace(-3, 3, N * 3 * 112 * 112).view(N, 3, 112, 112)
+    captions = (torch.arange(N * T) % V).view(N, T)
+    assert model(images, captions).isfinite()
+    if published:
+        large = 1e6 * torch.ones(N, 6, 4, 4)
+        assert model.loss(large, captions).item() == pytest.approx(published, rel=1e-6)

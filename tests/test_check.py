@@ -1,5 +1,6 @@
 """The checker finds and names planted mistakes, and reports none in right solutions."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,14 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import SOLUTION
 
 from rnn_lstm_captioning import InputError
 from rnn_lstm_captioning.classroom.checking import check_file, check_functions
+from rnn_lstm_captioning.classroom.ladder import LADDER
 from rnn_lstm_captioning.classroom.plain_cells import ORDER
+from rnn_lstm_captioning.classroom.puzzles import PUZZLES, source_of, write_puzzle
 from rnn_lstm_captioning.commands.check import main
 
 LEARNERS = Path(__file__).parent / "learners"
-RIGHT = (LEARNERS / "in_numpy.py").read_text()
+RIGHT = SOLUTION.read_text()
 
 
 def report_on(text, folder):
@@ -27,12 +31,12 @@ def report_on(text, folder):
     return {name: (outcome.replace("failed", "wrong"), message) for name, (outcome, message) in report.items()}
 
 
-@pytest.mark.parametrize("style", ["in_numpy", "in_torch"])
-def test_right_solutions_raise_no_false_alarm(style, tmp_path):
-    found = report_on((LEARNERS / f"{style}.py").read_text(), tmp_path)
+@pytest.mark.parametrize("file", [SOLUTION, LEARNERS / "in_torch.py"], ids=["numpy", "torch"])
+def test_right_solutions_raise_no_false_alarm(file, tmp_path):
+    found = report_on(file.read_text(), tmp_path)
     remark = "but it takes the logarithm of a probability that is 0: use log_softmax, or logsumexp"
     assert set(found.values()) <= {("right", ""), ("right", remark)}
-    if style == "in_numpy":  # the other file may leave functions out
+    if file == SOLUTION:  # the other file may leave functions out
         assert set(ORDER) - set(found) <= {"attention_step_backward"}
 
 
@@ -370,7 +374,235 @@ def test_a_short_time_limit_does_not_count_our_own_imports(tmp_path):
 def test_unusable_files_are_refused(tmp_path):
     with pytest.raises(InputError, match="there is no such file; --new"):
         main([str(tmp_path / "none.py")])
-    with pytest.raises(InputError, match="is a folder; name a Python file"):
+    with pytest.raises(InputError, match="has no Python files; --new"):
         main([str(tmp_path)])
     with pytest.raises(InputError, match="there is no folder .*none to write mine.py into"):
         main([str(tmp_path / "none" / "mine.py"), "--new"])
+
+
+# ------------------------------------------------------------------------ every way that students write
+
+
+STEP = """
+{head}
+def rnn_step_forward(x, prev_h, Wx, Wh, b):
+    {body}
+"""
+STYLES = {
+    "both imports": ("import numpy as np\nimport torch", "h = (x.mm(Wx) + prev_h @ Wh + b).tanh()\n    return h, h"),
+    "a torch function alone": ("from torch import tanh", "h = tanh(x @ Wx + prev_h @ Wh + b)\n    return h, h"),
+    "methods only": ("", "h = x.mm(Wx).add(prev_h.mm(Wh)).add(b).tanh()\n    return h, h"),
+    "numpy's root in torch code": (
+        "import numpy as np",
+        "H = prev_h.shape[1]\n    h = (x.mm(Wx) * np.sqrt(H) / np.sqrt(H) + prev_h.mm(Wh) + b).tanh()\n    return h, h",
+    ),
+    "imports inside": ("", "import torch as t\n    h = t.tanh(x @ Wx + prev_h @ Wh + b)\n    return h, h"),
+    "nested": ("import numpy as np", "def act(a):\n        return np.tanh(a)\n    h = act(x @ Wx + prev_h @ Wh + b)\n    return h, h"),
+    "negative strides": ("import numpy as np", "h = np.tanh(x @ Wx + prev_h @ Wh + b)[::-1].copy()[::-1]\n    return h, h"),
+    "lists": ("import numpy as np", "h = np.tanh(x @ Wx + prev_h @ Wh + b)\n    return h.tolist(), [h]"),
+    "float32 inside": (
+        "import numpy as np",
+        "h = np.tanh((x.astype('f') @ Wx.astype('f') + prev_h.astype('f') @ Wh.astype('f') + b)).astype('d')\n    return h, h",
+    ),
+    "a decorator": (
+        "import numpy as np\ndef loud(f):\n    def inner(*args):\n        print('called')\n        return f(*args)\n    return inner\n@loud",
+        "h = np.tanh(x @ Wx + prev_h @ Wh + b)\n    return h, h",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_right_code_in_every_style_is_right(style, tmp_path):
+    head, body = STYLES[style]
+    assert report_on(STEP.format(head=head, body=body), tmp_path) == {"rnn_step_forward": ("right", "")}
+
+
+COURSE_CLASS = """
+import torch
+from torch import nn
+
+class LSTM(nn.Module):
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.Wx = nn.Parameter(torch.randn(input_dim, hidden_dim * 4))
+        self.Wh = nn.Parameter(torch.randn(hidden_dim, hidden_dim * 4))
+        self.b = nn.Parameter(torch.zeros(hidden_dim * 4))
+
+    def step_forward(self, x, prev_h, prev_c):
+        i, f, o, g = (x @ self.Wx + prev_h @ self.Wh + self.b).chunk(4, dim=1)
+        next_c = f.sigmoid() * prev_c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * next_c.tanh(), next_c
+
+    def forward(self, x, h0):
+        h, c, hn = h0, torch.zeros_like(h0), []
+        for t in range(x.shape[1]):
+            h, c = self.step_forward(x[:, t], h, c)
+            hn.append(h)
+        return torch.stack(hn, dim=1)
+"""
+
+
+def test_the_courses_classes_and_notebooks_are_checked(tmp_path):
+    right = ("right", "")
+    assert report_on(COURSE_CLASS, tmp_path) == {"lstm_step_forward": right, "lstm_forward": right}
+    wrong = report_on(COURSE_CLASS.replace("h, c, hn = h0,", "h, c, hn = 0 * h0,"), tmp_path)
+    assert wrong["lstm_step_forward"] == right and "h0 is not used" in wrong["lstm_forward"][1]
+    cells = [
+        {"cell_type": "markdown", "source": ["# LSTM"]},
+        {"cell_type": "code", "source": ["%load_ext autoreload\n", "from eecs598.utils import reset_seed\n"]},
+        {"cell_type": "code", "source": ["import torch\n", "SCALE = 1\n", "while True: pass\n"]},
+        {"cell_type": "code", "source": COURSE_CLASS.replace("x @ self.Wx", "SCALE * x @ self.Wx").splitlines(True)},
+    ]
+    (tmp_path / "work.ipynb").write_text(json.dumps({"cells": cells}))
+    results = list(check_file(tmp_path / "work.ipynb", 100))
+    assert [(name, outcome) for name, outcome, _ in results] == [
+        ("lstm_step_forward", "right"),
+        ("lstm_forward", "right"),
+    ]
+
+
+STARTER_OF_THE_COURSE = """
+def rnn_step_forward(x, prev_h, Wx, Wh, b):
+    next_h, cache = None, None
+    # TODO: Implement a single forward step
+    pass
+    return next_h, cache
+
+def rnn_step_backward(dnext_h, cache):
+    dx, dprev_h, dWx, dWh, db = None, None, None, None, None
+    return dx, dprev_h, dWx, dWh, db
+
+def temporal_softmax_loss(x, y, ignore_index=None):
+    loss = None
+    return loss
+"""
+
+
+def test_an_unfilled_starter_of_the_course_is_not_written_yet(tmp_path):
+    assert {outcome for outcome, _ in report_on(STARTER_OF_THE_COURSE, tmp_path).values()} == {"todo"}
+    half = STARTER_OF_THE_COURSE.replace("dx, dprev_h, dWx, dWh, db = None,", "dx = dnext_h; dprev_h, dWx, dWh, db =")
+    found = report_on(RIGHT + half[half.index("def rnn_step_backward") :], tmp_path)
+    assert "its result dprev_h is None" in found["rnn_step_backward"][1]
+
+
+def test_what_works_in_the_course_is_right_with_a_remark(tmp_path):
+    square = within("dot_product_attention", ("N, H, gh, gw = A.shape", "N, H, gh, _ = A.shape; gw = gh"))
+    found = report_on(square, tmp_path)
+    assert found["dot_product_attention"] == ("right", "but it works for square grids only")
+    in_place = within("lstm_step_backward", ("dc = dnext_c + dnext_h * o", "dc = dnext_c; dc += dnext_h * o"))
+    assert in_place != RIGHT
+    found = report_on(in_place, tmp_path)
+    remark = "but it changes its argument dnext_c in place: copy it first"
+    assert found["lstm_step_backward"] == ("right", remark)
+
+
+@pytest.mark.parametrize("condition, label", [("", "N = 1"), (" if len(a) > 1 else np.tanh(a)", "H = 1")])
+def test_a_squeeze_shows_at_the_size_where_it_matters(condition, label, tmp_path):
+    text = within("rnn_step_forward", ("np.tanh(a)", f"np.tanh(a).squeeze(){condition}"))
+    assert f"with {label}, " in report_on(text, tmp_path)["rnn_step_forward"][1]
+
+
+def test_a_textbook_backward_waits_for_its_wrong_forward(tmp_path):
+    for old, new in (("+ b", ""), ("np.tanh(next_c)", "next_c"), ("f * prev_c", "prev_c"), ("+ b", "+ b + 0.1")):
+        found = report_on(within("lstm_step_forward", (old, new)), tmp_path)
+        assert found["lstm_step_forward"][0] == "wrong"
+        for name in ("lstm_step_backward", "lstm_forward", "lstm_backward"):
+            assert found[name][0] == "waits" and "correct that first" in found[name][1], (old, found[name])
+
+
+@pytest.mark.parametrize(
+    "old, new, diagnosis",
+    [
+        ("dh[:, t] + dprev_h", "dprev_h", "dh"),
+        ("reversed(range(T))", "range(T)", "runs from the first step to the last"),
+        ("dprev_h, dprev_c = np.zeros((N, H)), np.zeros((N, H))", "dprev_h = dprev_c = np.zeros((N, H))", None),
+        ("+= dWx_t", "= dWx_t / T", None),
+    ],
+)
+def test_a_wrong_loop_around_a_right_step_is_said_to_be_that(old, new, diagnosis, tmp_path):
+    found = report_on(within("lstm_backward", (old, new)), tmp_path)
+    assert found["lstm_step_backward"] == ("right", "")
+    if "dprev_c = np" in new:  # nothing is changed in place in this loop, so it is right
+        return
+    outcome, message = found["lstm_backward"]
+    assert outcome == "wrong" and "da of" not in message
+    assert (diagnosis or "your lstm_step_backward is right, the loop over time is not") in message
+
+
+# -------------------------------------------------------------------------------------- the course
+
+
+def test_the_ladder_is_climbed_from_rung_to_rung(tmp_path, capsys):
+    folder = tmp_path / "course"
+    main([str(folder), "--new"])
+    files = sorted(folder.glob("*.py"))
+    assert len(files) == len(LADDER) and files[0].name == "01_tanh.py" and files[-1].name == "14_attention_lstm.py"
+    with pytest.raises(InputError, match="is not empty"):
+        main([str(folder), "--new"])
+    assert {name for rung in LADDER for name in rung.functions} == set(ORDER)
+    capsys.readouterr()
+    files[0].write_text(RIGHT)
+    with pytest.raises(SystemExit) as left:
+        main([str(folder)])
+    out = capsys.readouterr().out
+    assert left.value.code == 1 and "01_tanh.py                 done" in out
+    assert f"1 of 14 done; next: {files[1]}" in out and "sigmoid_forward            not written yet" in out
+    for file in files[2:]:
+        file.unlink()
+    files[1].write_text(RIGHT)
+    main([str(folder)])
+    assert "all 2 done" in capsys.readouterr().out
+    with pytest.raises(InputError, match="has no Python files"):
+        (tmp_path / "empty").mkdir()
+        main([str(tmp_path / "empty")])
+
+
+@pytest.mark.parametrize("number", range(1, len(PUZZLES) + 1))
+def test_every_puzzle_can_be_solved(number, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    puzzle = PUZZLES[number - 1]
+    path = write_puzzle(number)
+    text = path.read_text()
+    found = report_on(text, tmp_path)
+    assert found[puzzle.function][0] == "wrong", found
+    (tmp_path / "mine.py").unlink()
+    right = source_of(puzzle.function)
+    path.write_text(text.replace(right.replace(puzzle.right, puzzle.wrong), right))
+    assert {outcome for outcome, _ in report_on(path.read_text(), tmp_path).values()} == {"right"}
+    if number == 8:
+        main(["--puzzle", "8", "--answer"])
+        assert "solved: h_t is used by step t + 1 too" in capsys.readouterr().out
+        path.write_text(text)
+        with pytest.raises(SystemExit):
+            main(["--puzzle", "8", "--answer"])
+        assert "not yet: rnn_backward" in capsys.readouterr().out
+        with pytest.raises(InputError, match="there is no puzzle 99"):
+            main(["--puzzle", "99"])
+
+
+def test_results_for_machines(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        within("rnn_step_forward", ("+ b", ""))
+        + "\nfrom rnn_lstm_captioning import lstm_step_forward, lstm_step_backward\n"
+    )
+    needed = ["rnn_step_forward=3", "rnn_step_backward=2", "lstm_step_forward", "gru_step_forward=1.5"]
+    with pytest.raises(SystemExit) as left:
+        main([str(mine), "--json", "--gradescope", str(tmp_path / "results.json"), "--need", *needed])
+    assert left.value.code == 1
+    functions = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["functions"]}
+    assert functions["rnn_step_forward"]["points"] == 0 and "bias" in functions["rnn_step_forward"]["message"]
+    assert functions["gru_step_forward"] == {
+        "name": "gru_step_forward", "outcome": "right", "message": "", "points": 1.5,
+    }  # fmt: skip
+    graded = json.loads((tmp_path / "results.json").read_text())
+    assert graded["score"] == 1.5  # a function of this package gives no points
+    assert [(t["name"], t["score"], t["max_score"], t["status"]) for t in graded["tests"]] == [
+        ("rnn_step_forward", 0, 3, "failed"),
+        ("rnn_step_backward", 0, 2, "failed"),
+        ("lstm_step_forward", 0, 1, "failed"),
+        ("gru_step_forward", 1.5, 1.5, "passed"),
+    ]
+    assert "it uses functions of rnn_lstm_captioning" in graded["tests"][2]["output"]
+    with pytest.raises(InputError, match="--need: there is no function nonsense"):
+        main([str(mine), "--need", "nonsense"])

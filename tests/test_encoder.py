@@ -54,10 +54,18 @@ def test_bad_images_are_refused():
     encoder = ImageEncoder(pretrained=False)
     with pytest.raises(ValueError, match=r"images has shape \(3, 64, 64\), wanted \(N, 3, height, width\)"):
         encoder(torch.rand(3, 64, 64))
-    with pytest.raises(ValueError, match="floats outside"):
-        encoder(255 * torch.rand(1, 3, 64, 64))
+    for images in (255 * torch.rand(1, 3, 64, 64), torch.full((1, 3, 64, 64), torch.nan)):
+        with pytest.raises(ValueError, match="floats far outside"):
+            encoder(images)
     with pytest.raises(TypeError, match=r"dtype torch\.int64"):
         encoder(torch.zeros(1, 3, 64, 64, dtype=torch.int64))
+
+
+def test_normalised_images_are_taken_as_they_are():
+    encoder, images = ImageEncoder(pretrained=False), torch.rand(2, 3, 64, 64)
+    with pytest.warns(UserWarning, match="takes them as normalised already"):
+        found = encoder((images - encoder.mean) / encoder.std)
+    torch.testing.assert_close(found, encoder(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["deeplabv3_resnet50", "fasterrcnn_resnet50_fpn", "raft_small", "r3d_18"])
@@ -85,7 +93,7 @@ def test_bad_networks_and_weights_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"does not fit --encoder regnet_x_400mf: \d+ tensors are missing, not needed"):
         ImageEncoder(weights_file=path)
     torch.save([1, 2], path)
-    with pytest.raises(InputError, match="not a state dict"):
+    with pytest.raises(InputError, match="needs a state dict"):
         ImageEncoder(weights_file=path)
 
 

@@ -116,5 +116,5 @@ def test_a_checkpoint_of_format_1_still_loads(trained, tmp_path):
     assert captioner.model.image_encoder.image_size is None
     checkpoint["format"] = 99
     torch.save(checkpoint, tmp_path / "new.pt")
-    with pytest.raises(InputError, match="has format 99; this version of the project reads 1 to 2"):
+    with pytest.raises(InputError, match="has format 99; this version of the project reads 1 to 3"):
         load_captioner(tmp_path / "new.pt")

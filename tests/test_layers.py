@@ -120,4 +120,4 @@ def test_affine_is_a_linear_layer():
     affine(x).pow(2).sum().backward()
     W, b = (p.detach().clone().requires_grad_() for p in (affine.W, affine.b))
     (x.detach() @ W + b).pow(2).sum().backward()
-    torch.testing.assert_close(affine.W.grad, W.grad), torch.testing.assert_close(affine.b.grad, b.grad)
+    torch.testing.assert_close(affine.weight.grad.T, W.grad), torch.testing.assert_close(affine.b.grad, b.grad)

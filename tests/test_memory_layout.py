@@ -84,7 +84,7 @@ def test_modules_are_right_for_every_layout_of_their_weights(cell, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layers_are_right_for_every_layout_of_their_weights(layout):
     affine, table, arrange = Affine(4, 5), WordEmbedding(7, 4), LAYOUTS[layout]
-    affine.W, affine.b = (torch.nn.Parameter(arrange(p.detach())) for p in (affine.W, affine.b))
+    affine.weight, affine.b = (torch.nn.Parameter(arrange(p.detach())) for p in (affine.weight, affine.b))
     table.W_embed = torch.nn.Parameter(arrange(table.W_embed.detach()))
     y = arrange(torch.randint(0, 7, (2, 3)))
     x = table(y)
@@ -117,8 +117,8 @@ def test_a_change_in_place_before_the_backward_pass_is_an_error(cell):
 def test_a_change_in_place_is_an_error_for_the_layers_too():
     affine, x = Affine(4, 5), torch.randn(2, 4)
     for forward, changed in (
-        (lambda: affine(x), affine.W),
-        (lambda: projected_softmax_loss(affine(x)[:, None], torch.ones(2, 1).long(), affine.W.T, x[0]), affine.W),
+        (lambda: affine(x), affine.weight),
+        (lambda: projected_softmax_loss(affine(x)[:, None], torch.ones(2, 1).long(), affine.W.T, x[0]), affine.weight),
     ):
         result = forward().sum()
         with torch.no_grad():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CELLS, CELLS_BY_NAME, run_test, run_train
+from helpers import CELLS, CELLS_BY_NAME, SOLUTION, run_test, run_train
 
 from rnn_lstm_captioning import InputError, load_captioner
 from rnn_lstm_captioning.classroom import own_cell
@@ -33,11 +33,10 @@ def ours(scenes_file, tmp_path_factory):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("style", ["in_numpy", "in_torch"])
-def test_right_functions_train_like_ours(style, cell, ours, scenes_file, tmp_path):
-    file = LEARNERS / f"{style}.py"
+@pytest.mark.parametrize("file", [SOLUTION, LEARNERS / "in_torch.py"], ids=["numpy", "torch"])
+def test_right_functions_train_like_ours(file, cell, ours, scenes_file, tmp_path):
     if f"{CELLS_BY_NAME[cell].prefix}_forward" not in file.read_text():
-        pytest.skip(f"{file.name} has no {cell}; in_numpy.py must have every cell")
+        pytest.skip(f"{file.name} has no {cell}; solution.py must have every cell")
     flags = ["--data", str(scenes_file), "--out", str(tmp_path), *SMALL, "--unchecked"]  # checked in test_check.py
     run_train(cell, [*flags, "--cell", str(file)])
     assert history(tmp_path, cell) == pytest.approx(history(ours, cell), rel=1e-4)
@@ -110,7 +109,7 @@ def test_a_wrong_cell_is_refused_with_the_checkers_sentence(change, message, tmp
 
 
 def test_a_wrong_backward_is_refused(tmp_path):
-    right = (LEARNERS / "in_numpy.py").read_text()
+    right = SOLUTION.read_text()
     (tmp_path / "mine.py").write_text(right.replace("dh[:, t] + dprev_h, cache[t])", "dh[:, t], cache[t])", 1))
     with pytest.raises(InputError, match="mine.py: rnn_backward: .* is not carried"):
         check_own_cell(tmp_path / "mine.py", "rnn")
@@ -118,7 +117,7 @@ def test_a_wrong_backward_is_refused(tmp_path):
 
 def test_the_cell_of_a_file_is_found(tmp_path):
     assert find_cell(write(tmp_path)) == "rnn"
-    several = LEARNERS / "in_numpy.py"
+    several = SOLUTION
     with pytest.raises(InputError, match=rf"has several cells, {', '.join(CELLS)}: choose one, such as --cell .*:rnn"):
         find_cell(several)
     assert train.choose_cell(f"{several}:gru", None) == train.ChosenCell("gru", several)
@@ -135,7 +134,7 @@ def test_the_cell_of_a_file_is_found(tmp_path):
 
 
 def test_the_checkers_last_line_is_the_command_that_trains(tmp_path, capsys):
-    text = (LEARNERS / "in_numpy.py").read_text()
+    text = SOLUTION.read_text()
     start = text.index("def gru_step_forward")
     (tmp_path / "lstm.py").write_text(text[:start])
     check.main([str(tmp_path / "lstm.py")])

@@ -46,7 +46,7 @@ def test_the_gradient_is_that_of_the_expected_reward():
     choices = [(END,), *((first, second) for first, second in itertools.product(range(2, 6), repeat=2) if first != END)]
     captions = torch.tensor([[START, *words, *[NULL] * (2 - len(words))] for words in choices])
     rewards = torch.tensor([reward([names[word] for word in words]) for words in choices])
-    parameters = [captioner.vocabulary_projection.W, captioner.cell.Wh, captioner.feature_projection.W]
+    parameters = [captioner.vocabulary_projection.weight, captioner.cell.Wh, captioner.feature_projection.weight]
     probs = captioner.log_probs(features.expand(len(captions), -1, -1, -1), captions).exp()
     assert probs.sum().item() == pytest.approx(1, abs=1e-9)
     expected = torch.autograd.grad(-(probs * rewards).sum(), parameters)

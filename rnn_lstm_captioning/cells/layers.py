@@ -46,13 +46,25 @@ class _EmbeddingFunction(torch.autograd.Function):
 class Affine(nn.Module):
     """An affine map of the last dimension, x W + b.
 
-    Parameters: W (in_dim, out_dim) and b (out_dim,), uniform in +-1/sqrt(in_dim), as in nn.Linear.
+    Parameters: weight (out_dim, in_dim), which is W transposed, and b (out_dim,), uniform in +-1/sqrt(in_dim); all as
+    in nn.Linear, which the course uses here.
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.W = nn.Parameter(torch.empty(in_dim, out_dim).uniform_(-1, 1) / in_dim**0.5)
+        W = torch.empty(in_dim, out_dim).uniform_(-1, 1) / in_dim**0.5  # drawn as before format 3
+        self.weight = nn.Parameter(W.T.contiguous())
         self.b = nn.Parameter(torch.empty(out_dim).uniform_(-1, 1) / in_dim**0.5)
+
+    @property
+    def W(self) -> Tensor:
+        """W (in_dim, out_dim), in the memory of ``weight``."""
+        return self.weight.T
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        if f"{prefix}W" in state_dict:  # files of format 1 and 2 hold W
+            state_dict[f"{prefix}weight"] = state_dict.pop(f"{prefix}W").T.contiguous()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_dim) -> (..., out_dim)."""

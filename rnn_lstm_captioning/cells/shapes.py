@@ -30,7 +30,9 @@ def check_tensors(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
             raise ValueError(f"{name} is empty: its shape is {tuple(tensor.shape)}")
         fits = tensor.dim() == len(letters)
         for letter, size in zip(letters, tensor.shape):
-            fits = fits and size == sizes.setdefault(letter, _expected(letter, sizes, size))
+            if letter not in sizes:
+                sizes[letter] = _expected(letter, sizes, size)
+            fits = fits and size == sizes[letter]
         if not fits:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}, wanted {_describe(letters, sizes)}")
     return sizes

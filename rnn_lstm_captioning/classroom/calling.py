@@ -30,12 +30,12 @@ class Function:
     """One of a learner's functions.
 
     Attributes: name, of the function that it stands for, such as "lstm_step_forward"; label, what the learner calls it;
-        code, what is called; kind, "torch" or "numpy": a guess, until a call has worked.
+        code, what is called; written, what the learner wrote; kind, "torch" or "numpy", a guess until a call worked.
     """
 
     def __init__(self, name: str, label: str, code: Callable, inner: Callable | None = None) -> None:
-        self.name, self.label, self.code = name, label, code
-        self.kind, self.settled = kind_of(inner or code), False
+        self.name, self.label, self.code, self.written = name, label, code, inner or code
+        self.kind, self.settled = kind_of(self.written), False
         self.remarks: list[str] = []
 
     def __call__(self, *tensors: Tensor, cache: tuple = (), **keywords: Any) -> Any:
@@ -179,8 +179,8 @@ def _functions_of_class(prefix, owner):
 
 def borrowed(function: Function) -> bool:
     """Whether a function is one of this package, or calls one."""
-    code = function.code
-    if str(getattr(code, "__module__", "")).startswith(PACKAGE) and function.label == function.name:
+    code = function.written
+    if str(getattr(code, "__module__", "")).startswith(PACKAGE):
         return True
     module = sys.modules.get(getattr(code, "__module__", ""))
     return any(

@@ -270,6 +270,15 @@ def is_unwritten(function: Callable) -> bool:
     return code is not None and "NotImplementedError" in code.co_names
 
 
-def trainable_cells(names: set[str]) -> list[str]:
-    """The names of the cells whose two sequence functions are among these right functions."""
-    return [cell.name for cell in CELLS.values() if {f"{cell.prefix}_forward", f"{cell.prefix}_backward"} <= names]
+def trainable_cells(names: set[str], file: Path) -> list[str]:
+    """The names of the cells that a file can train, whose functions with these names are right: those with both
+    sequence functions, or with a forward in torch, which autograd differentiates."""
+    found = []
+    for cell in CELLS.values():
+        forward, backward = f"{cell.prefix}_forward", f"{cell.prefix}_backward"
+        text = read_text(file)
+        plain = re.search(rf"^def {forward}\(", text, re.MULTILINE) and file.suffix != ".ipynb"
+        autograd = backward not in text and re.search(r"^(import|from) torch", text, re.MULTILINE)
+        if plain and forward in names and (backward in names or autograd):
+            found.append(cell.name)
+    return found

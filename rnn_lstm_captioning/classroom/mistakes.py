@@ -53,6 +53,7 @@ MISTAKES = {
     "di by c": "di uses prev_c; it needs g: di = dc * g",
     "df by g": "df uses g; it needs the cell state before the step: df = dc * prev_c",
     "sigmoid' of a": "the derivative of a sigmoid uses a, the value before the sigmoid: it is gate * (1 - gate)",
+    "sigmoid' as tanh": "that is the derivative of tanh; the sigmoid's is y * (1 - y)",
     "sigmoid' twice": "the derivative of a sigmoid takes the sigmoid twice: it is gate * (1 - gate)",
     "sigmoid' forgotten": "the derivative of the sigmoids is missing: gate * (1 - gate)",
     "sigmoid' half": "the derivative of a sigmoid is gate * (1 - gate), not gate alone",
@@ -191,6 +192,9 @@ MISTAKES = {
     "n sigmoid": "n has a sigmoid, it needs tanh",
     "n raw": "tanh is missing on n",
     "rz raw": "the sigmoids of r and z are missing",
+    "sign of a": "the sign is wrong: sigmoid(a) = 1 / (1 + exp(-a))",
+    "tanh for sigmoid": "there is a tanh where the sigmoid belongs: 1 / (1 + exp(-a))",
+    "softmax over the batch": "the softmax runs over the wrong axis: each row is a distribution of its own",
     # attention
     "no scale": "the scores are not divided by sqrt(H)",
     "scale H": "the scores are divided by H instead of sqrt(H)",

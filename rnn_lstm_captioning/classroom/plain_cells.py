@@ -352,8 +352,45 @@ PLAIN_CELLS = {
     ),
 }
 
+
+def _tanh(a, wrong=()):
+    y = torch.tanh(a)
+    slopes = {"tanh' forgotten": torch.ones_like(a), "tanh' twice": 1 - torch.tanh(y) ** 2, "tanh' no square": 1 - y}
+    slopes |= {"tanh' of a": 1 - a**2, "tanh' as sigmoid": y * (1 - y), "tanh' plus": 1 + y**2}
+    derivative = pick(wrong, slopes, None)
+    return y if derivative is None else slope(y, a, derivative)
+
+
+def _sigmoid(a, wrong=()):
+    y = pick(wrong, {"sign of a": torch.sigmoid(-a), "tanh for sigmoid": torch.tanh(a)}, torch.sigmoid(a))
+    slopes = {"sigmoid' forgotten": torch.ones_like(a), "sigmoid' of a": a * (1 - a), "sigmoid' half": y}
+    slopes |= {"sigmoid' as tanh": 1 - y**2, "sigmoid' twice": _dsigmoid(torch.sigmoid(y))}
+    derivative = pick(wrong, slopes, None)
+    return y if derivative is None else slope(y, a, derivative)
+
+
+def _softmax(a, wrong=()):
+    y = torch.softmax(a, 0 if "softmax over the batch" in wrong else 1)
+    y = pick(wrong, {"exp alone": a.exp(), "sigmoid for softmax": torch.sigmoid(a)}, y)
+    slopes = {"softmax' half": y, "softmax' diagonal": y * (1 - y), "softmax' forgotten": torch.ones_like(y)}
+    derivative = pick(wrong, slopes, None)
+    return y if derivative is None else slope(y, a, derivative)
+
+
+def _affine(x, W, b, wrong=()):
+    return total([("x", x, W)], b, wrong)
+
+
+# the functions before the cells; each is a forward of a row of numbers
+BASICS: dict[str, tuple[str, Callable]] = {
+    "tanh_forward": ("a N,H", _tanh),
+    "sigmoid_forward": ("a N,H", _sigmoid),
+    "softmax_forward": ("a N,V", _softmax),
+    "affine_forward": ("x N,D  W D,H  b H", _affine),
+}
+
 # name of a forward -> its arguments with their sizes, its results
-FORWARDS: dict[str, tuple[str, str]] = {}
+FORWARDS: dict[str, tuple[str, str]] = {name: (arguments, "y") for name, (arguments, _) in BASICS.items()}
 for _prefix, _cell in PLAIN_CELLS.items():
     if _cell.inputs:
         FORWARDS["dot_product_attention"] = ("prev_h N,H  A N,H,grid_h,grid_w", "attn attn_weights")
@@ -363,6 +400,7 @@ for _prefix, _cell in PLAIN_CELLS.items():
     FORWARDS[f"{_prefix}_forward"] = (f"x N,T,D  {_cell.image}  {_cell.weights}", "h")
 FORWARDS["temporal_softmax_loss"] = ("x N,T,V  y N,T", "loss")
 
+SEQUENCES = {f"{prefix}_{way}" for prefix in PLAIN_CELLS for way in ("forward", "backward")}
 ORDER: list[str] = []  # of the checks: a forward before its backward, a step before its sequence
 for _forward in FORWARDS:
     ORDER += [_forward, _forward.replace("forward", "backward")] if "forward" in _forward else [_forward]
@@ -399,12 +437,14 @@ def softmax_loss(x: Tensor, y: Tensor, ignore_index: int | None = None, wrong: W
 def forward(name: str, arguments: Mapping[str, Any], wrong: Wrong = (), values: Values = None) -> tuple[Tensor, ...]:
     """The results of a ``*_forward``, of the attention or the loss, without the cache."""
     tensors = tuple(arguments.values())
+    if name in BASICS:
+        return (BASICS[name][1](*tensors, wrong=wrong),)
     if name == "temporal_softmax_loss":
         return (softmax_loss(**arguments, wrong=wrong),)
     if name == "dot_product_attention":
         return attend(**arguments, wrong=wrong)
     prefix = name.split("_")[0]
-    if "step" in name:
+    if name not in SEQUENCES:
         return PLAIN_CELLS[prefix].step(*tensors, wrong=wrong, values=values)
     return (plain_loop(prefix, wrong).forward(*tensors, wrong=wrong)[0],)
 
@@ -413,7 +453,7 @@ def backward(
     name: str, arguments: Mapping[str, Tensor], upstream: tuple[Tensor, ...], wrong: Wrong = ()
 ) -> tuple[Tensor, ...]:
     """The gradients of the arguments of the forward called ``name``, given the upstream gradients."""
-    if "step" not in name and "forward" in name:
+    if name in SEQUENCES:
         loop = plain_loop(name.split("_")[0], wrong)
         _, caches = loop.forward(*arguments.values())
         return loop.backward(upstream[0], caches, arguments, wrong)

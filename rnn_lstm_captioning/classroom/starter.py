@@ -1,6 +1,8 @@
-"""The starter file: all functions that the checker knows, to be filled in."""
+"""Starter files: functions that the checker knows, to be filled in."""
 
 import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..cells import CELLS
@@ -9,18 +11,10 @@ from ..storage import replacing
 from .mistakes import GATES
 from .plain_cells import FORWARDS, ORDER
 
-STARTER = '''"""My own cells. Fill in any of the functions, in numpy or torch, and run
-python -m rnn_lstm_captioning check {name}
-
-Shapes: N batch, T time steps, D word-vector size, H hidden size, V vocabulary. Weights are (in, out): x @ Wx.
-The gates are side by side, in these orders: {gates}. cache is whatever your backward needs from
-the forward.
-"""
-
-import numpy as np  # use numpy or torch
-import torch
-
-'''
+SHAPES = (
+    "Shapes: N batch, T time steps, D word-vector size, H hidden size, V vocabulary. Weights are (in, out): x @ Wx. "
+    "cache is whatever your backward needs from the forward."
+)
 
 
 def write_starter(path: Path) -> None:
@@ -29,10 +23,25 @@ def write_starter(path: Path) -> None:
         raise InputError(f"{path} exists already; --new does not overwrite it")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder {path.parent} to write {path.name} into")
-    orders = (f"{CELLS[cell].title} {', '.join(gates.lower())}" for cell, gates in GATES.items())
-    name = str(path) if re.fullmatch(r"[\w./ -]+", str(path)) else "FILE"  # the text is Python
-    text = STARTER.format(name=name, gates="; ".join(orders))
-    for name in ORDER:
+    write_text(path, starter_text(ORDER, "My own cells. Fill in any of the functions, in numpy or torch.", path))
+
+
+def starter_text(names: Sequence[str], intro: str, path: Path) -> str:
+    """The text of a file with these functions. Args: path, that the reader shall check."""
+    orders = "; ".join(f"{CELLS[cell].title} {', '.join(gates.lower())}" for cell, gates in GATES.items())
+    gates = f"The gates are side by side, in these orders: {orders}."
+    shown = str(path) if re.fullmatch(r"[\w./ -]+", str(path)) else "FILE"  # the text is Python
+    paragraphs = [
+        *intro.split("\n"),
+        "",
+        f"To check it: python -m rnn_lstm_captioning check {shown}",
+        "",
+        SHAPES,
+        gates,
+    ]
+    lines = "\n".join(textwrap.fill(paragraph, 100) for paragraph in paragraphs)
+    text = f'"""{lines}\n"""\n\nimport numpy as np  # use numpy or torch\nimport torch\n\n'
+    for name in names:
         arguments, results = FORWARDS[name.replace("backward", "forward")]
         pairs = [part.split() for part in arguments.split("  ")]
         shapes = ", ".join(f"{argument} ({shape.replace(',', ', ')})" for argument, shape in pairs)
@@ -45,5 +54,10 @@ def write_starter(path: Path) -> None:
             cache = ", cache" if "forward" in name else ""
             doc = f"{shapes}. Returns: {', '.join(results.split())}{cache}."
         text += f'\ndef {name}({", ".join(taken)}):\n    """{doc}"""\n    raise NotImplementedError\n\n'
+    return text.rstrip() + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, which appears complete or not at all."""
     with replacing(path) as unfinished:
-        unfinished.write_text(text.rstrip() + "\n", encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8")

@@ -258,9 +258,28 @@ def check_flags() -> ArgumentParser:
         prog="rnn_lstm_captioning check",
         description="Check your own functions: which are right, what is wrong, and which known mistake it is.",
     )
-    parser.add_argument("file", type=path, metavar="FILE", help="a Python file with any of the functions")
-    parser.add_argument("--new", action="store_true", help="write FILE, with the functions to fill in")
-    parser.add_argument("--need", nargs="+", default=[], metavar="NAME", help="exit code 1 if one is not written")
+    parser.add_argument(
+        "file",
+        type=path,
+        nargs="?",
+        metavar="FILE",
+        help="a Python file or a notebook with any of the functions; or the folder of a ladder",
+    )
+    parser.add_argument(
+        "--new", action="store_true", help="write FILE.py, with the functions to fill in; or a folder, a ladder of them"
+    )
+    parser.add_argument("--puzzle", type=positive(int), metavar="N", help="write puzzle_N.py, in which a line is wrong")
+    parser.add_argument("--answer", action="store_true", help="with --puzzle N: judge the corrected file")
+    grading = parser.add_argument_group("grading")
+    grading.add_argument(
+        "--need",
+        nargs="+",
+        default=[],
+        metavar="NAME[=POINTS]",
+        help="exit code 1 if one is not written (a point each)",
+    )
+    grading.add_argument("--json", action="store_true", help="print JSON")
+    grading.add_argument("--gradescope", type=path, metavar="FILE", help="write Gradescope's results.json")
     parser.add_argument(
         "--timeout",
         type=positive(float),

@@ -26,8 +26,8 @@ class CaptioningRNN(nn.Module):
     grid_w), and reads all regions again before every word (Xu et al. 2015).
 
     Args:
-        word_to_idx: word -> index, a bijection onto 0 .. V-1, with ``<NULL>``, ``<START>``, ``<END>``, ``<UNK>`` as
-            0 .. 3.
+        word_to_idx: word -> index, V words. To write captions, it must be a bijection onto 0 .. V-1, with ``<NULL>``,
+            ``<START>``, ``<END>``, ``<UNK>`` as 0 .. 3; for the loss alone, any indices will do.
         input_dim: C, the channels of the features; None: those of the encoder.
         wordvec_dim: D; hidden_dim: H; cell_type: a name in ``cells.CELLS``: "rnn", "lstm", "gru" or "attn".
         image_encoder_pretrained: without an image_encoder, load torchvision's ImageNet weights.
@@ -38,8 +38,8 @@ class CaptioningRNN(nn.Module):
         dropout: the probability that training sets an element of the word vectors or hidden states to zero, outside
             the recurrence (Zaremba, Sutskever and Vinyals 2014).
         feature_dropout: the same for the features: the model soon memorises a few thousand images.
-    Raises: InputError (a ValueError) for an unknown cell_type, image_input or image_norm, a size below 1, a vocabulary
-        without the special words, or an input_dim that is not that of the encoder.
+    Raises: InputError (a ValueError) for an unknown cell_type, image_input or image_norm, a size below 1, or an
+        input_dim that is not that of the encoder.
     """
 
     feature_mean: Tensor
@@ -75,8 +75,6 @@ class CaptioningRNN(nn.Module):
                 f"{cell_type} reads the grid at every step: image_input must be h0 and image_norm must be none"
             )
         self.idx_to_word = sorted(word_to_idx, key=lambda word: word_to_idx[word])
-        if self.idx_to_word[:4] != SPECIAL_TOKENS or sorted(word_to_idx.values()) != list(range(len(word_to_idx))):
-            raise InputError(f"word_to_idx must map {' '.join(SPECIAL_TOKENS)} to 0..3 and its V words onto 0..V-1")
         self.word_to_idx, self.cell_type, self.ignore_index = word_to_idx, cell_type, ignore_index
         self.wordvec_dim, self.hidden_dim, self.image_input = wordvec_dim, hidden_dim, image_input
         self.image_encoder = image_encoder or ImageEncoder(image_encoder_pretrained)
@@ -190,9 +188,17 @@ class CaptioningRNN(nn.Module):
             ``<END>`` is ``<NULL>``. With attention, also attn_weights (N, max_length, grid_h, grid_w),
             which sum to 1 at every step up to ``<END>`` and are 0 after it.
         """
+        check_vocabulary(self.word_to_idx)
         with evaluating(self):
             captions, _, attn_weights = greedy_search(self, self.encode(images), max_length)
         return captions if attn_weights is None else (captions, attn_weights)
+
+
+def check_vocabulary(word_to_idx: Mapping[str, int]) -> None:
+    """Raises: InputError if captions can't be written with a vocabulary."""
+    words = sorted(word_to_idx, key=lambda word: word_to_idx[word])
+    if words[:4] != SPECIAL_TOKENS or sorted(word_to_idx.values()) != list(range(len(words))):
+        raise InputError(f"word_to_idx must map {' '.join(SPECIAL_TOKENS)} to 0..3 and its V words onto 0..V-1")
 
 
 @contextmanager
@@ -223,8 +229,9 @@ def build_captioner(
 
     Args: settings; word_to_idx; encoder_weights: "imagenet" (torchvision's, downloaded once), "none" (random weights;
         also if you load a checkpoint's weights next), or the path of a state dict; verbose: show a download's progress.
-    Raises: InputError if a setting can't be used, or the weights can't be loaded.
+    Raises: InputError if a setting or the vocabulary can't be used, or the weights can't be loaded.
     """
+    check_vocabulary(word_to_idx)
     encoder = ImageEncoder(
         pretrained=encoder_weights == "imagenet",
         verbose=verbose,

@@ -24,7 +24,9 @@ from ..storage import load, replacing, save
 from .captioner import CaptioningRNN, build_captioner, settings_of
 from .settings import LARGEST_IMAGE, ModelSettings
 
-FORMAT = 2  # 2 added image_input, image_norm and image_size to the settings; files of format 1 have their defaults
+# 2 added image_input, image_norm and image_size to the settings; files of format 1 have their defaults
+# 3 holds the weights of the affine maps as in nn.Linear; before, they were transposed
+FORMAT = 3
 METADATA = "rnn_lstm_captioning"  # in a safetensors file, the key of everything except the weights
 # attribute -> its key in the file, and its type there
 KEYS = {
@@ -164,8 +166,9 @@ def _check_sizes(checkpoint):
     """Raise ValueError if a captioner with these settings would be much larger than the weights in the file."""
     weights, settings = checkpoint.weights, checkpoint.settings
     words, hidden = len(checkpoint.idx_to_word), settings["hidden_dim"]
-    vectors, projection = weights["word_embedding.W_embed"], weights["vocabulary_projection.W"]
-    if vectors.shape != (words, settings["wordvec_dim"]) or projection.shape != (hidden, words):
+    vectors, name = weights["word_embedding.W_embed"], "vocabulary_projection"
+    projection = weights[f"{name}.weight"] if f"{name}.weight" in weights else weights[f"{name}.W"].T
+    if vectors.shape != (words, settings["wordvec_dim"]) or projection.shape != (words, hidden):
         raise ValueError("the word vectors or the cell have another size")
     stored = sum(tensor.numel() for name, tensor in weights.items() if name.startswith("image_encoder."))
     whole = torchvision.models.get_model_weights(checkpoint.encoder).DEFAULT.meta["num_params"]

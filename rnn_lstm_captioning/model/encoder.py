@@ -1,6 +1,7 @@
 """A torchvision CNN as a spatial feature extractor."""
 
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -103,22 +104,32 @@ class ImageEncoder(nn.Module):
         self.train(self.training)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images (N, 3, height, width), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w)."""
+        """images (N, 3, height, width), uint8 or float in [0, 1] -> features (N, C, grid_h, grid_w).
+
+        Floats outside [0, 1], such as those of ``torch.randn``, are taken as normalised already, with a warning.
+        """
         if not isinstance(images, Tensor):
             raise TypeError(f"images must be a torch.Tensor, got {type(images).__name__}")
         if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ValueError(f"images has shape {tuple(images.shape)}, wanted (N, 3, height, width)")
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise TypeError(f"images has dtype {images.dtype}, wanted uint8, or floats in [0, 1]")
-        if images.dtype != torch.uint8 and not (images.amin() >= 0 and images.amax() <= 1):  # NaN is not, either
-            raise ValueError(
-                "images are floats outside [0, 1]: divide by 255, and don't normalise; the encoder does that"
+        normalised = False
+        if images.dtype != torch.uint8:
+            lowest, highest = images.aminmax()
+            if not (lowest >= -10 and highest <= 10):  # NaN is not, either
+                raise ValueError("images are floats far outside [0, 1]: divide by 255")
+            normalised = bool(lowest < 0 or highest > 1)
+        if normalised:
+            warnings.warn(
+                "images are floats outside [0, 1]: the encoder takes them as normalised already", stacklevel=2
             )
         if self.image_size and images.shape[2:] != (self.image_size, self.image_size):
             images = resize(images, [self.image_size, self.image_size], antialias=True)
         if images.dtype == torch.uint8:
             images = images.to(self.mean.dtype) / 255
-        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        images = images if normalised else (images - self.mean) / self.std
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             features = self._features(images)
         if features.dim() != 4:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from ..cells.layers import Affine
 from ..data.vocabulary import NULL
 from ..errors import RunFailed
 from ..evaluation.captions import ImageCaptioner
@@ -239,6 +240,7 @@ class Trainer:
             random_state["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "optimizer": self.optimizer.state_dict(),
+            "affine": "(out, in)",  # until format 2, the affine maps' matrices were (in, out)
             "step": self.step,
             "best": self.best,
             "history": self.history,
@@ -256,9 +258,10 @@ class Trainer:
             raise ValueError("the step or the history is not valid")
         groups = self.optimizer.state_dict()["param_groups"]  # as the settings say
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": groups})
+        turned = [] if "affine" in state else [m.weight for m in self.captioner.modules() if isinstance(m, Affine)]
         with torch.no_grad():
             for parameter in self.parameters:
-                self._lay_out_state(parameter)
+                self._lay_out_state(parameter, any(parameter is other for other in turned))
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.norms, self.clipped = float(state.get("norms", 0)), int(state.get("clipped", 0))
         states = state.get("random_states") or [{"cpu": state["random_state"]}]  # older files have one state
@@ -270,10 +273,12 @@ class Trainer:
             torch.cuda.set_rng_state(mine["cuda"], self.device)
         return True
 
-    def _lay_out_state(self, parameter):
+    def _lay_out_state(self, parameter, turned):
         """Give the optimizer's state of a parameter the memory layout of the parameter, because the fused optimizer
-        ignores strides. Raises: ValueError if it has another shape."""
+        ignores strides. Args: turned, whether it is transposed. Raises: ValueError if it has another shape."""
         state = self.optimizer.state[parameter]
+        if turned:
+            state |= {name: value.T for name, value in state.items() if value.dim() == 2}
         shapes = {name: value.shape for name, value in state.items()}
         if shapes != {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
             raise ValueError("the optimizer's state has another shape")

@@ -153,7 +153,7 @@ class World:
         self.checkpoint = (base / "cv/lstm_last.pt").read_bytes()
         Image.effect_mandelbrot((80, 60), (-2, -1.5, 1, 1.5), 50).convert("RGB").save(base / "photo.jpg")
         self.captioner = project.load_captioner(base / "cv/lstm_best.pt", "cpu")
-        (base / "mine.py").write_text((ROOT / "tests/learners/in_numpy.py").read_text())
+        (base / "mine.py").write_text((ROOT / "rnn_lstm_captioning/classroom/solution.py").read_text())
 
     def fresh(self):
         """An empty folder for an attack."""
@@ -1021,7 +1021,7 @@ def wr(k):
 @kind("a function with bad manners", often=12)
 def bad_manners(world, numbers):
     folder = world.fresh()
-    text = (ROOT / "tests/learners/in_numpy.py").read_text()
+    text = (ROOT / "rnn_lstm_captioning/classroom/solution.py").read_text()
     bodies = re.split(r"(?m)^(?=def )", text)
     keep = [b for b in bodies[1:] if re.match(r"def (rnn_step_forward|rnn_forward|temporal_softmax_loss)\(", b)]
     helpers = [b for b in bodies[1:] if re.match(r"def (?!rnn|lstm|gru|att|dot|temporal|word)", b)]
