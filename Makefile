@@ -1,4 +1,5 @@
-# make train: train a captioner, then caption unseen images; make test: run the tests; make check: style, types, imports
+# make train: train a captioner, then caption unseen images; make test: run the tests; make check: style, types,
+# imports; make benchmark: the tables of benchmarks/README.md for this machine, in ten minutes
 PYTHON ?= python3
 RUN = .venv/bin/python
 
@@ -8,6 +9,9 @@ train: .venv/installed
 
 test: .venv/installed
 	$(RUN) -m pytest
+
+benchmark: .venv/installed
+	$(RUN) -m benchmarks.all
 
 check: .venv/installed
 	$(RUN) -m ruff check .
@@ -23,4 +27,4 @@ check: .venv/installed
 clean:
 	rm -rf cv outputs .pytest_cache .hypothesis .ruff_cache .mypy_cache .import_linter_cache build
 
-.PHONY: train test check clean
+.PHONY: train test benchmark check clean

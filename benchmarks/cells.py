@@ -3,7 +3,8 @@
     python -m benchmarks.cells            # add --device cuda, --threads 1, --seconds 1, ...
 
 RNN, LSTM and GRU are compared with nn.RNN, nn.LSTM and nn.GRU. The attention LSTM is compared with "textbook", a loop
-as in course code: every step computes its own input projection and attention, and autograd computes the gradients.
+as in course code: every step computes its own input projection and attention, and autograd computes the gradients. A
+cell that has no counterpart in torch.nn is not measured.
 Both sides run in one process, interleaved (A B A B ...). A row gives the median of each side, and the median and the
 quartiles of their ratio. Below 1, ours is faster. "Peak" is the share of the machine's own matrix-product speed in this
 precision that each side's products reach. A side that can't run on this machine is marked with a dash.
@@ -21,7 +22,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from rnn_lstm_captioning import GRU, LSTM, RNN, AttentionLSTM
+from rnn_lstm_captioning import AttentionLSTM
+from rnn_lstm_captioning.cells import CELLS, arithmetic
 from rnn_lstm_captioning.training.precision import autocast, bf16_speed
 
 SIZES = [(256, 16, 256, 512), (64, 16, 256, 512), (32, 16, 128, 128), (1, 16, 256, 512)]
@@ -48,21 +50,28 @@ class TextbookAttentionLSTM(AttentionLSTM):
         return torch.stack(hs, dim=1)
 
 
-def pairs(N, T, D, H, device):
+def pairs(N, T, D, H, device, compiled):
     """Returns: a dict, name -> (our function, their function). Both functions return h (N, T, H)."""
     x = torch.randn(N, T, D, device=device, requires_grad=True)
     h0 = torch.randn(N, H, device=device, requires_grad=True)
     A = torch.randn(N, H, GRID, GRID, device=device, requires_grad=True)
     c0 = torch.zeros(1, N, H, device=device)
-    rnn, lstm, gru = (layer(D, H, batch_first=True).to(device) for layer in (nn.RNN, nn.LSTM, nn.GRU))
-    ours = {cell: cell(D, H).to(device) for cell in (RNN, LSTM, GRU, AttentionLSTM)}
     textbook = TextbookAttentionLSTM(D, H).to(device)
-    return {
-        "RNN": (lambda: ours[RNN](x, h0), lambda: rnn(x, h0[None])[0]),
-        "LSTM": (lambda: ours[LSTM](x, h0), lambda: lstm(x, (h0[None], c0))[0]),
-        "GRU": (lambda: ours[GRU](x, h0), lambda: gru(x, h0[None])[0]),
-        "attention": (lambda: ours[AttentionLSTM](x, A), lambda: textbook(x, A)),
-    }
+    found = {}
+    for cell in CELLS.values():
+        ours, layer = cell(D, H).to(device), getattr(nn, cell.__name__, None)
+        ours.compiled = compiled
+        if cell.uses_grid:
+            found["attention"] = partial(ours, x, A), partial(textbook, x, A)
+        elif layer is not None:
+            theirs, start = layer(D, H, batch_first=True).to(device), h0[None]
+            start = (start, c0) if len(ours.start(h0)) > 1 else start
+            found[cell.__name__] = partial(ours, x, h0), partial(_first, theirs, x, start)
+    return found
+
+
+def _first(layer, x, start):
+    return layer(x, start)[0]
 
 
 def train_step(forward, dh, context):
@@ -102,13 +111,14 @@ def can_run(run):
 
 
 def peak_speed(dtype, device, synchronize, size=1024):
-    """The fastest matrix product of twenty, in operations per second."""
+    """The fastest matrix product of twenty with each of the machine's libraries, in operations per second."""
     a = torch.randn(size, size, device=device).to(dtype)
     best = math.inf
-    for _ in range(20):
+    for product in (torch.matmul, arithmetic.matmul) * 20:  # the second one is oneDNN's, in float32 on a CPU
         synchronize()
         start = time.perf_counter()
-        a @ a
+        with torch.no_grad():
+            product(a, a)
         synchronize()
         best = min(best, time.perf_counter() - start)
         if best > 1:
@@ -150,6 +160,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=3, help="time for each row (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="compile our cells first")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     synchronize = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
@@ -166,7 +177,7 @@ def main():
         for size in SIZES:
             torch.manual_seed(0)
             dh = torch.randn(size[0], size[1], size[3], device=args.device)
-            for name, (ours, theirs) in pairs(*size, args.device).items():
+            for name, (ours, theirs) in pairs(*size, args.device, args.compile).items():
                 for task, step in (("train", train_step), ("infer", infer)):
                     if not can_run(lambda: step(theirs, dh, context)):  # noqa: B023
                         print(f"| {name} | {task} | {precision} | {', '.join(map(str, size))} |" + " - |" * 6)
