@@ -30,7 +30,7 @@ def check_tensors(**arguments: tuple[torch.Tensor, str]) -> dict[str, int]:
             raise ValueError(f"{name} is empty: its shape is {tuple(tensor.shape)}")
         fits = tensor.dim() == len(letters)
         for letter, size in zip(letters, tensor.shape):
-            if letter not in sizes:
+            if fits and letter not in sizes:
                 sizes[letter] = _expected(letter, sizes, size)
             fits = fits and size == sizes[letter]
         if not fits:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from .calling import Mistake
 from .mistakes import GATES, MISTAKES, RARE
-from .plain_cells import FORWARDS, possible_mistakes
+from .plain_cells import FORWARDS
+from .plain_passes import possible_mistakes
 
 # sizes at which nothing is equal by chance; the grid is square, as in the course
 SIZES = dict(N=3, T=4, D=5, H=7, grid_h=3, grid_w=3, V=11)

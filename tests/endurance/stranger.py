@@ -40,8 +40,8 @@ from rnn_lstm_captioning.data.scenes import make_scenes
 ROOT = Path(__file__).parents[2]
 SMALL = "--encoder squeezenet1_1 --encoder-weights none --hidden-dim 8 --wordvec-dim 4 --batch-size 10 --quiet"
 SMALL = [*SMALL.split(), "--device", "cpu", "--epochs", "1"]
-PREFIXES = [prefix for prefix in ("rnn", "lstm", "gru", "attention") if hasattr(project, f"{prefix}_forward")]
-MODULES = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU", "attention": "AttentionLSTM"}
+MODULES = {cell.prefix: cell for cell in project.cells.CELLS.values()}
+PREFIXES = list(MODULES)
 SECONDS, GIGABYTES = 60, 2.5  # that a program may take
 KINDS = {}  # name -> (function, how often it is chosen)
 
@@ -225,18 +225,16 @@ def in_odd_memory(tensor, numbers):
 def cell_arguments(prefix, numbers, dtype):
     """Random x, image and weights of a sequence, in odd memory."""
     N, T, D, H = (numbers.choice((1, 2, 3, 5, 8)) for _ in range(4))
-    gates = {"rnn": 1, "gru": 3}.get(prefix, 4)
-    image = (N, H, numbers.randint(1, 3), numbers.randint(1, 3)) if prefix == "attention" else (N, H)
-    shapes = [(N, T, D), image, (D, gates * H), (H, gates * H)]
-    shapes += [(H, gates * H)] if prefix == "attention" else []
-    shapes += [(gates * H,)]
+    cell = MODULES[prefix](D, H)
+    image = (N, H, numbers.randint(1, 3), numbers.randint(1, 3)) if cell.uses_grid else (N, H)
+    shapes = [(N, T, D), image, *(tuple(weight.shape) for weight in cell.parameters())]
     torch.manual_seed(numbers.randrange(2**31))
     return [in_odd_memory(torch.randn(shape, dtype=dtype) / 2, numbers) for shape in shapes]
 
 
 def module_of(prefix, arguments):
     """Our module with these weights."""
-    module = getattr(project, MODULES[prefix])(arguments[0].shape[2], arguments[1].shape[1]).to(arguments[0].dtype)
+    module = MODULES[prefix](arguments[0].shape[2], arguments[1].shape[1]).to(arguments[0].dtype)
     for name, value in zip(dict(module.named_parameters()), arguments[2:]):
         setattr(module, name, torch.nn.Parameter(value.detach()))
     return module
