@@ -76,7 +76,7 @@ PLANTED = [
     ("rnn_step_backward", "da.sum(axis=0)", "da.mean(axis=0)", "averaged over the batch"),
     ("rnn_step_backward", "da.sum(axis=0)", "da.sum(axis=1)", "db has shape"),
     ("rnn_step_backward", "x.T.dot(da)", "da.T.dot(x)", "it is transposed"),
-    ("rnn_step_backward", "dWx, dWh, db", "dWh, dWx, db", "dWx has shape"),
+    ("rnn_step_backward", "dWx, dWh, db", "dWh, dWx, db", "results are in the wrong order"),
     ("rnn_step_backward", "da = dnext_h * (", "dnext_h *= (", None),
     ("rnn_forward", "x[:, t], prev_h,", "x[:, t], h0,", "h_t is not carried"),
     ("rnn_forward", "range(T)", "range(T - 1)", "last time step is skipped"),
@@ -190,8 +190,8 @@ def test_two_mistakes_at_once_are_both_named(function, changes, diagnoses, tmp_p
 
 def test_a_sequence_is_not_blamed_for_its_step(tmp_path):
     found = report_on(within("lstm_step_forward", ("np.tanh(next_c)", "np.tanh(next_c) + 1e-3")), tmp_path)
-    assert "neither one nor two of the known mistakes explain it" in found["lstm_step_forward"][1]
-    assert found["lstm_forward"] == ("waits", "it is right once your lstm_step_forward is: correct that first")
+    assert "no known mistake gives these values" in found["lstm_step_forward"][1]
+    assert found["lstm_forward"] == ("waits", "right on its own: correct your lstm_step_forward first")
 
 
 def loss_of(body):
@@ -250,7 +250,7 @@ def test_a_backward_is_not_blamed_for_a_forward_that_fails(tmp_path):
 
 def test_a_right_da_is_not_blamed(tmp_path):
     found = report_on(within("lstm_step_backward", ("da.sum(axis=0)", "1.001 * da.sum(axis=0)")), tmp_path)
-    assert "db is off" in found["lstm_step_backward"][1] and "da is right" in found["lstm_step_backward"][1]
+    assert "db is off" in found["lstm_step_backward"][1] and "so da is too" in found["lstm_step_backward"][1]
 
 
 def test_a_backward_without_its_forward_is_not_checked(tmp_path):
@@ -268,7 +268,7 @@ def test_a_right_backward_of_a_wrong_forward_is_right(tmp_path):
     assert found["rnn_step_forward"][0] == "wrong"
     assert found["rnn_step_backward"][0] == "waits" and "gradient of your own" in found["rnn_step_backward"][1]
     found = report_on(within("rnn_step_forward", ("+ b", "+ 2 * b")), tmp_path)
-    assert found["rnn_step_backward"] == ("waits", "it is right once your rnn_step_forward is: correct that first")
+    assert found["rnn_step_backward"] == ("waits", "right on its own: correct your rnn_step_forward first")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_the_command_reports_by_exit_code_and_keeps_its_time_limit(tmp_path):
     assert (
         empty.returncode == 2
         and "not written yet" in empty.stdout
-        and "none of the functions filled in" in empty.stderr
+        and "none of its functions filled in" in empty.stderr
     )
     mine.write_text(within("rnn_backward", ("for t in", "while True:\n        pass\n    for t in")))
     endless = run(mine, "--timeout", limit)
@@ -507,7 +507,7 @@ def test_a_textbook_backward_waits_for_its_wrong_forward(tmp_path):
         found = report_on(within("lstm_step_forward", (old, new)), tmp_path)
         assert found["lstm_step_forward"][0] == "wrong"
         for name in ("lstm_step_backward", "lstm_forward", "lstm_backward"):
-            assert found[name][0] == "waits" and "correct that first" in found[name][1], (old, found[name])
+            assert found[name][0] == "waits" and "first" in found[name][1], (old, found[name])
 
 
 @pytest.mark.parametrize(
@@ -547,11 +547,22 @@ def test_the_ladder_is_climbed_from_rung_to_rung(tmp_path, capsys):
     out = capsys.readouterr().out
     assert left.value.code == 1 and "01_tanh.py                 done" in out
     assert f"1 of 14 done; next: {files[1]}" in out and "sigmoid_forward            not written yet" in out
-    for file in files[2:]:
-        file.unlink()
-    files[1].write_text(RIGHT)
+    for file in files[1:]:
+        file.write_text(RIGHT)
+    files[4].write_text(RIGHT.replace("def rnn_step_backward(", "def rnn_step_backwards("))
+    with pytest.raises(SystemExit):
+        main([str(folder)])
+    out = capsys.readouterr().out
+    assert "not written yet: there is a function rnn_step_backwards" in out and "4 of 14 done" in out
+    files[4].unlink()
+    with pytest.raises(SystemExit):
+        main([str(folder)])
+    assert "4 of 14 done; next: " in capsys.readouterr().out
+    files[4].write_text(RIGHT)
     main([str(folder)])
-    assert "all 2 done" in capsys.readouterr().out
+    assert "all 14 done" in capsys.readouterr().out
+    with pytest.raises(InputError, match="is a folder"):
+        main([str(folder), "--json"])
     with pytest.raises(InputError, match="has no Python files"):
         (tmp_path / "empty").mkdir()
         main([str(tmp_path / "empty")])
@@ -606,3 +617,33 @@ def test_results_for_machines(tmp_path, capsys):
     assert "it uses functions of rnn_lstm_captioning" in graded["tests"][2]["output"]
     with pytest.raises(InputError, match="--need: there is no function nonsense"):
         main([str(mine), "--need", "nonsense"])
+
+
+def test_what_misled_a_learner_does_so_no_more(tmp_path):
+    """Found in a trial with fresh eyes: what the messages must not say, and what they say now."""
+
+    def message(function, *changes):
+        outcome, text = report_on(within(function, *changes), tmp_path)[function]
+        assert outcome == "wrong", (outcome, text)
+        return text
+
+    end = "    return dx, dprev_h, dWx, dWh, db"
+    assert "is the return inside the loop?" in message("rnn_backward", (end, "    " + end))
+    assert "the states are not stored" in message("rnn_forward", ("h[:, t] = prev_h", "pass"))
+    assert "is a return missing?" in message("rnn_step_forward", ("return next_h, (x", "(x"))
+    zeros = ("dprev_h = np.zeros((N, H))", "dprev_h = dh[:, -1].copy()")
+    assert "dprev_h starts with the last dh" in message("rnn_backward", zeros)
+    assert "only dx is wrong" in message("rnn_backward", ("dx[:, t], dprev_h", "_, dprev_h"))
+    kept = [("h[:, t] = prev_h", "h[:, t] = prev_h"), ("prev_h = h0", "prev_h, kept = h0.copy(), h0.copy()")]
+    kept += [("cache.append(step)", "kept[:] = step[4]; cache.append((*step[:4], kept, step[5]))")]
+    assert (
+        "does your rnn_forward keep arrays that change later?"
+        in report_on(within("rnn_forward", *kept), tmp_path)["rnn_backward"][1]
+    )
+    assert "sign of the sigmoid" in message("sigmoid_backward", ("y * (1 - y)", "-y * (1 - y)"))
+    order = ("x.T.dot(dy), dy.sum(axis=0)", "dy.sum(axis=0), x.T.dot(dy)")
+    assert "in the wrong order: return dx, dW, db" in message("affine_backward", order)
+    found = report_on(within("softmax", ("- scores.max(axis=1, keepdims=True)", "")), tmp_path)
+    assert "subtract the largest one of each row" in found["softmax_forward"][1]
+    start = ("((dprev_h + dprev_c) / G)", "(dprev_h + dprev_c)")
+    assert "is not divided by the number of regions" in message("attention_backward", start)

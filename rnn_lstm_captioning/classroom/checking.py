@@ -5,6 +5,7 @@ runs in its own process, with a time limit.
 
 import ast
 import contextlib
+import difflib
 import importlib.machinery
 import json
 import math
@@ -164,6 +165,10 @@ def check_functions(
     functions = find_functions(module)
     if not functions:
         return say(THE_IMPORT, "wrong", f"has none of the functions: {', '.join(ORDER)}")
+    for name, meant in misspelled(module, functions).items():
+        if meant not in (done or ()):
+            say(meant, "todo", f"there is a function {name}, which is not a known name")
+            outcomes[meant] = "todo"
     for name in functions:
         if name in (done or ()) or (only and name not in only):
             continue
@@ -181,6 +186,16 @@ def check_functions(
             outcome, message = "failed", f"it raised {describe(error, file)}"
         outcomes[name] = outcome
         say(name, outcome, message)
+
+
+def misspelled(module: ModuleType, functions: Mapping[str, Function]) -> dict[str, str]:
+    """The functions of a file whose names are nearly those of functions that are missing: name -> what may be meant."""
+    found: dict[str, str] = {}
+    for name, value in vars(module).items():
+        if callable(value) and name not in ORDER and getattr(value, "__module__", "") == module.__name__:
+            near = difflib.get_close_matches(name, [known for known in ORDER if known not in functions], 1, 0.93)
+            found |= {name: near[0]} if near else {}
+    return found
 
 
 def limit_memory(more: float = 3e9) -> None:
@@ -244,7 +259,8 @@ def describe(error: BaseException, file: str | Path) -> str:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     if isinstance(error, SyntaxError) and error.filename == str(file):
         lines = [error.lineno]
-    where = f" in line {lines[-1]}" if lines else ""
+    of_cell = " of its cell" if str(file).endswith(".ipynb") else ""
+    where = f" in line {lines[-1]}{of_cell}" if lines else ""
     return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
 
 

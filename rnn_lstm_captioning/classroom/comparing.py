@@ -1,5 +1,6 @@
 """Compare a learner's results with the right ones, and name the mistake that explains the difference."""
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import combinations
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from .calling import Mistake
 from .mistakes import GATES, MISTAKES, RARE
 from .plain_cells import FORWARDS
-from .plain_passes import possible_mistakes
+from .plain_passes import forward, possible_mistakes
 
 # sizes at which nothing is equal by chance; the grid is square, as in the course
 SIZES = dict(N=3, T=4, D=5, H=7, grid_h=3, grid_w=3, V=11)
@@ -51,6 +52,9 @@ def compare(
     explain: Callable[[], str] = lambda: "",
 ) -> None:
     """Raises: Mistake if ``found`` differs from ``wanted``. Args: explain, called for the end of its sentence."""
+    places = [next((k for k, a in enumerate(found) if close(a, b)), None) for b in wanted]
+    if len(found) > 1 and sorted(places, key=str) == list(range(len(places))) != places:
+        raise Mistake(f"its results are in the wrong order: return {', '.join(names)}")
     for name, a, b in zip(names, found, wanted):
         if a.shape != b.shape:
             turned = ": it is transposed" if a.dim() == b.dim() == 2 and a.shape == b.T.shape else ""
@@ -67,11 +71,11 @@ def diagnose(
     found: Sequence[Tensor],
     compute: Callable[[Collection[str]], Sequence[Tensor]],
     names: Collection[str] = tuple(MISTAKES),
-    pairs: bool = True,
+    pairs: Collection[str] | None = None,
 ) -> str:
     """The end of a message, with the mistake, or two, with which ``compute`` gives the same results; "" if none does.
 
-    Args: names, the mistakes to try, in their order; pairs, try two at once as well.
+    Args: names, the mistakes to try, in their order; pairs, those of which two are tried at once (None: all of them).
     """
     wanted, changed = compute(()), {}
     for name in possible_mistakes(compute):
@@ -82,8 +86,8 @@ def diagnose(
             if same(found, values):
                 return f": {MISTAKES[name]}"
             changed[name] = values
-    if pairs:
-        likely = [name for name in changed if name not in RARE]
+    likely = [name for name in changed if name not in RARE and (pairs is None or name in pairs)]
+    if likely:
         seen, right = _parts(found), _parts(wanted)
         if len(seen) != len(right):
             return ""
@@ -118,27 +122,41 @@ def _may_explain(is_right, first, second):
     return True
 
 
+@functools.cache
+def backward_mistakes(name: str) -> frozenset[str]:
+    """The mistakes that explain a wrong backward of a right forward: those that leave the values of ``name`` alone, and
+    the loops that leave out steps."""
+    arguments = make_arguments(name, SIZES, 0, torch.float64)
+
+    def compute(wrong: Collection[str] = ()) -> Sequence[Tensor]:
+        return forward(name, arguments, wrong)
+
+    right = compute()
+    changing = {mistake for mistake in possible_mistakes(compute) if not same(compute((mistake,)), right)}
+    return frozenset(MISTAKES) - (changing - {"first skipped", "last skipped", "one step alone"})
+
+
 def hint(name: str, names: Sequence[str], found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
     """Where to look for an unknown mistake in the backward pass of a step."""
     pairs = {key: (a, b) for key, a, b in zip(names, found, wanted)}
-    text = ": neither one nor two of the known mistakes explain it"
+    text = ": no known mistake gives these values"
     if "db" not in pairs:
         return text
     wrong = [key for key, (a, b) in pairs.items() if not close(a, b)]
     if close(*pairs["dx"]):
-        return text + f"; da is right (dx is): look at the lines of {', '.join(wrong)}"
+        return text + f"; dx is right, so da is too: look at the lines of {', '.join(wrong)}"
     gates = GATES.get(name.split("_")[0].replace("attention", "lstm"), "").lower()
     if not gates:
-        return text + "; look at da"
+        return text
     parts = zip(gates, *(gradient.chunk(len(gates)) for gradient in pairs["db"]))
     bad = [gate for gate, a, b in parts if not close(a, b)]
     if bad:
         return text + f"; look at da of {', '.join(bad)}"
-    return text + "; da is right (db is): look at the lines that use it"
+    return text + "; db is right, so da is too: look at the lines that use it"
 
 
 def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return all(close(a, b) for a, b in zip(some, others))
+    return len(some) == len(others) and all(close(a, b) for a, b in zip(some, others))
 
 
 def close(a: Tensor, b: Tensor) -> bool:

@@ -8,9 +8,20 @@ from torch import Tensor
 
 from .caches import corrected_step_caches, with_steps
 from .calling import Function, Mistake, Unusable, as_list, call_forward
-from .comparing import SIZES, SPECIAL_SIZES, close, compare, diagnose, exact, hint, make_arguments, same
+from .comparing import (
+    SIZES,
+    SPECIAL_SIZES,
+    backward_mistakes,
+    close,
+    compare,
+    diagnose,
+    exact,
+    hint,
+    make_arguments,
+    same,
+)
 from .gradients import compute_numeric_gradient
-from .mistakes import LOOP
+from .mistakes import LOOP, PAIRED
 from .plain_cells import FORWARDS, PLAIN_CELLS, SEQUENCES
 from .plain_passes import backward, forward
 from .roots import (
@@ -104,28 +115,42 @@ def _try_twice(trial, cache, found):
 def _explain_backward(trial, learner, cache, found):
     """The end of a sentence about a wrong backward of a right forward. Raises: Waits for the root of the mistake."""
     if trial.name not in SEQUENCES:
-        known = diagnose(found, trial.wanted, pairs=False)
+        names = backward_mistakes(trial.forward_name)
+        known = diagnose(found, trial.wanted, names, ())
         if not known:
             wait_for_what_it_calls(trial.name, learner)
-        return known or diagnose(found, trial.wanted) or hint(trial.name, trial.names, found, trial.wanted())
+        return known or diagnose(found, trial.wanted, names) or hint(trial.name, trial.names, found, trial.wanted())
     step = roots_of(trial.name)[-1]
     roots = [root for root in roots_of(trial.name) if learner.outcomes.get(root) in NOT_RIGHT and learner.has(root)]
     if step in roots:
         known = _compare_with_own_steps(trial, learner, found)
         if known:
             return known
-    known = diagnose(found, trial.wanted, LOOP, pairs=False) or diagnose(found, trial.wanted, pairs=False)
+    names = backward_mistakes(trial.forward_name)
+    known = diagnose(found, trial.wanted, LOOP & names, ()) or diagnose(found, trial.wanted, names, ())
     if known:
         return known
     if roots:
-        raise Waits(f"it can't be judged before your {learner.label(roots[0])} is right: correct that first")
-    known = diagnose(found, trial.wanted, LOOP | {"query", "dA weights", "dA scores", "dA start", "scale forgotten"})
+        raise Waits(f"correct your {learner.label(roots[0])} first, then it can be judged")
+    known = diagnose(found, trial.wanted, (LOOP | PAIRED) & names, PAIRED)
     if known:
         return known
+    for corrected, _ in _corrected_caches(trial, learner, cache):
+        if same(_or_nothing(trial, corrected), trial.wanted()):
+            forward_label = learner.label(trial.forward_name)
+            return f": with a right cache it is right: does your {forward_label} keep arrays that change later?"
     where = _what_the_loop_gets_wrong(trial, found)
     if learner.is_right(step):
         return f": your {learner.label(step)} is right, the loop over time is not: {where}"
-    return f": none of the known mistakes explains it; {where}"
+    return f": no known mistake gives these values; {where}"
+
+
+def _or_nothing(trial, cache):
+    """The gradients with another cache; nothing if the function can't use it."""
+    try:
+        return trial.run(cache)
+    except Exception:
+        return ()
 
 
 def _what_the_loop_gets_wrong(trial, found):
@@ -133,11 +158,13 @@ def _what_the_loop_gets_wrong(trial, found):
     pairs = {key: (a, b) for key, a, b in zip(trial.names, found, wanted)}
     wrong = [key for key, (a, b) in pairs.items() if not close(a, b)]
     dx, right_dx = pairs["dx"]
+    if wrong == ["dx"]:
+        return "only dx is wrong, so look at how it is stored"
     T = right_dx.shape[1]
     if dx.shape == right_dx.shape:
         bad = [t for t in range(T) if not close(dx[:, t], right_dx[:, t])]
         if not bad:
-            return f"dx is right at every step, so look at the lines of {', '.join(wrong)}"
+            return f"dx is right at every step, so look at what you return as {', '.join(wrong)}"
         if T - 1 not in bad:
             return "the last step is right, so look at what is carried to the step before"
     return "the last step, with which the loop begins, is wrong already: look at what it is given"
@@ -156,8 +183,8 @@ def _compare_with_own_steps(trial, learner, found):
             return loop.backward(trial.upstream[0], caches, trial.arguments, wrong)
 
         if same(found, own()):
-            raise Waits(f"it is right once your {learner.label(step)} is: correct that first")
-        return diagnose(found, own, LOOP, pairs=False)
+            raise Waits(f"right on its own: correct your {learner.label(step)} first")
+        return diagnose(found, own, LOOP, pairs=())
     except Waits:
         raise
     except Exception:  # the learner's steps can't be called one by one
@@ -167,8 +194,8 @@ def _compare_with_own_steps(trial, learner, found):
 def _judge_behind_a_wrong_forward(trial: Trial, learner: Learner, cache: Any) -> Judgement:
     """Judge a backward whose own forward is wrong, so that its cache may have wrong values."""
     first = learner.label(_root_of(trial.forward_name, learner))
-    once = Judgement("waits", f"it is right once your {first} is: correct that first")
-    unknown = Judgement("waits", f"it can't be judged before your {first} is right: correct that first")
+    once = Judgement("waits", f"right on its own: correct your {first} first")
+    unknown = Judgement("waits", f"correct your {first} first, then it can be judged")
     wanted = trial.wanted()
     for corrected, certain in _corrected_caches(trial, learner, cache):
         try:
@@ -180,7 +207,7 @@ def _judge_behind_a_wrong_forward(trial: Trial, learner: Learner, cache: Any) ->
         if same(found, wanted):
             return once
         if certain:
-            known = diagnose(found, trial.wanted, pairs=False)
+            known = diagnose(found, trial.wanted, backward_mistakes(trial.forward_name), ())
             if known:
                 compare(trial.names, found, wanted, lambda: known)  # noqa: B023
     try:

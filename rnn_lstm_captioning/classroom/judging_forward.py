@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .calling import Mistake, Unusable, as_list, call_forward
 from .comparing import OTHER_GRID, SIZES, SPECIAL_SIZES, close, compare, diagnose, exact, make_arguments, same
-from .mistakes import LOOP
+from .mistakes import LOOP, PAIRED
 from .plain_cells import FORWARDS, SEQUENCES
 from .plain_passes import forward
 from .roots import (
@@ -22,7 +22,7 @@ from .roots import (
     wait_for_what_it_calls,
 )
 
-UNKNOWN = ": neither one nor two of the known mistakes explain it"
+UNKNOWN = ": no known mistake gives these values"
 
 
 def judge_forward(name: str, learner: Learner) -> Judgement:
@@ -80,7 +80,7 @@ def _compare_forward(name, function, learner, arguments, keywords, diagnosed):
 def _explain_forward(name, learner, arguments, found, compute):
     """The end of a sentence about a wrong forward. Raises: Waits if another function is the root."""
     if name not in SEQUENCES:
-        known = diagnose(found, compute, pairs=False)
+        known = diagnose(found, compute, pairs=())
         if not known:
             wait_for_what_it_calls(name, learner)
         return known or diagnose(found, compute) or UNKNOWN
@@ -89,19 +89,19 @@ def _explain_forward(name, learner, arguments, found, compute):
     if loop and roots:
         own = _own_results(loop, arguments)
         if own and same(found, own):
-            raise Waits(f"it is right once your {learner.label(roots[0])} is: correct that first")
-        known = diagnose(found, lambda wrong: _own_results(loop, arguments, wrong) or compute(()), LOOP, pairs=False)
+            raise Waits(f"right on its own: correct your {learner.label(roots[0])} first")
+        known = diagnose(found, lambda wrong: _own_results(loop, arguments, wrong) or compute(()), LOOP, pairs=())
         if known:
             return known
-    known = diagnose(found, compute, pairs=False)
+    known = diagnose(found, compute, pairs=())
     if known:
         return known
     if roots:
-        raise Waits(f"it can't be judged before your {learner.label(roots[0])} is right: correct that first")
-    known = diagnose(found, compute, LOOP)
+        raise Waits(f"correct your {learner.label(roots[0])} first, then it can be judged")
+    known = diagnose(found, compute, LOOP, PAIRED)
     step = roots_of(name)[-1]
     text = f"your {learner.label(step)} is right: look at the loop over time" if learner.is_right(step) else ""
-    return known or f": none of the known mistakes explains it; {text or _where_in_time(found[0], compute(())[0])}"
+    return known or f": no known mistake gives these values; {text or _where_in_time(found[0], compute(())[0])}"
 
 
 def _where_in_time(found, wanted):
@@ -147,6 +147,9 @@ def _try_other_inputs(name, function, learner):
             arguments["y"] = torch.full_like(arguments["y"], 2)
             if not _is_finite(name, function, arguments, {"ignore_index": 2}):
                 function.remark("it is not finite when all words are ignored; it should be 0")
+    elif name == "softmax_forward":
+        if not _is_finite(name, function, {"a": 1000 + make_arguments(name, SIZES, 0, learner.dtype)["a"]}, {}):
+            function.remark("it overflows for large numbers: subtract the largest one of each row before exp")
     elif name not in SEQUENCES and name.endswith("forward"):
         arguments = make_arguments(name, SIZES, 0, learner.dtype)
         arguments[next(iter(arguments))] *= 1e4

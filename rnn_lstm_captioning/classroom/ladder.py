@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from .plain_cells import SEQUENCES
 from .starter import starter_text, write_text
 
 
@@ -32,7 +33,7 @@ LADDER = [
     Rung(
         "sigmoid",
         "y = 1 / (1 + exp(-a)). Its derivative is y (1 - y).",
-        "Every gate has one.",
+        "Keep y: the backward needs no a.",
         "lstm.md",
         _both("sigmoid"),
     ),
@@ -46,7 +47,7 @@ LADDER = [
     Rung(
         "affine",
         "y = x W + b.",
-        "dx = dy W^T, dW = x^T dy, db = the sum of dy over the rows: only so the shapes fit.",
+        "dx = dy W^T, dW = x^T dy, db = the sum of dy over the rows: no other order fits the shapes.",
         "rnn.md",
         _both("affine"),
     ),
@@ -117,6 +118,12 @@ LADDER = [
 ]
 
 
+def needed_of(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The files of a ladder, and the functions that each must have; empty if the folder holds no ladder."""
+    wanted = {f"{number:02}_{rung.name}.py": rung.functions for number, rung in enumerate(LADDER, 1)}
+    return wanted if any((folder / name).exists() for name in wanted) else {}
+
+
 def write_ladder(folder: Path) -> list[Path]:
     """Write one file for each exercise into a new folder. Raises: InputError if the folder holds something."""
     if folder.exists() and any(folder.iterdir()):
@@ -127,6 +134,8 @@ def write_ladder(folder: Path) -> list[Path]:
         path = folder / f"{number:02}_{rung.name}.py"
         intro = f"Exercise {number}, {rung.name.replace('_', ' ')}. {rung.task}\n"
         intro += f"\nHint: {rung.hint}\nPage: docs/{rung.page}"
+        if SEQUENCES & set(rung.functions):
+            intro += "\nCopy the functions of the exercises before that you need into this file, and call them."
         write_text(path, starter_text(rung.functions, intro, folder))
         paths.append(path)
     return paths

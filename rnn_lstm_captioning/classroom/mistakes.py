@@ -27,7 +27,7 @@ MISTAKES = {
     "tanh' plus": "the derivative of tanh is 1 - h^2, not 1 + h^2",
     "tanh' negative": "the sign of tanh's derivative is wrong: it is 1 - h^2, not h^2 - 1",
     "tanh' h^2": "the derivative of tanh is 1 - h^2, not h^2",
-    "dnext_h ignored": "the incoming gradient dnext_h is forgotten: da = dnext_h * (1 - h^2)",
+    "dnext_h ignored": "the incoming gradient is forgotten: da = dnext_h * (1 - h^2)",
     "dx: Wx not transposed": "dx needs Wx transposed: da @ Wx.T",
     "dh: Wh not transposed": "dprev_h needs Wh transposed: da @ Wh.T",
     "dWh of next": "dWh uses the state after the step; it needs the state before: prev_h.T @ da",
@@ -55,6 +55,7 @@ MISTAKES = {
     "sigmoid' of a": "the derivative of a sigmoid uses a, the value before the sigmoid: it is gate * (1 - gate)",
     "sigmoid' as tanh": "that is the derivative of tanh; the sigmoid's is y * (1 - y)",
     "sigmoid' twice": "the derivative of a sigmoid takes the sigmoid twice: it is gate * (1 - gate)",
+    "sigmoid' negative": "the sign of the sigmoid's derivative is wrong: it is y * (1 - y)",
     "sigmoid' forgotten": "the derivative of the sigmoids is missing: gate * (1 - gate)",
     "sigmoid' half": "the derivative of a sigmoid is gate * (1 - gate), not gate alone",
     "g' as sigmoid": "g is a tanh: its derivative is 1 - g^2, not g * (1 - g)",
@@ -77,6 +78,7 @@ MISTAKES = {
     "query": "the path through the attention's query is missing: the scores depend on prev_h too",
     "dA weights": "the part of dA that comes through the weighted mean is missing",
     "dA scores": "the part of dA that comes through the scores is missing",
+    "dA start sum": "the part of dA through h0 and c0 is not divided by the number of regions: they are a mean",
     "dA start": "the part of dA that comes through h0 and c0, the mean over the grid, is missing",
     # backward, GRU
     "dh direct": "the direct path is missing: dprev_h = du @ Wh.T + dh * z",
@@ -95,6 +97,8 @@ MISTAKES = {
     "n' forgotten": "the derivative of n's tanh is missing: 1 - n^2",
     "n' no square": "the square is missing in the derivative of n's tanh, 1 - n^2",
     # sequences, backward
+    "one step alone": "the loop ends after its first step: is the return inside the loop?",
+    "dh starts with dh": "dprev_h starts with the last dh; it starts with zeros, and each step adds dh[:, t]",
     "dh not added": "dh[:, t] is added at the last step only: every step gets dh[:, t] plus the gradient from step t+1",
     "dh of the last step": "only dh of the last step is used: every step gets dh[:, t] plus the gradient from step t+1",
     "last dh alone": "every step gets the dh of the last step: step t needs dh[:, t]",
@@ -103,8 +107,7 @@ MISTAKES = {
     "dh twice": "dh[:, t] is added twice",
     "backward runs forwards": "the backward loop runs from the first step to the last; it must start at the last one: "
     "reversed(range(T))",
-    "aliased": "dprev_h and dprev_c are the same array at the start, so adding dh to one changes the other: "
-    "make two arrays of zeros",
+    "aliased": "at the last step the gradient of c is dh; it must be zero there (are dprev_h and dprev_c one array?)",
     "aliased throughout": "dprev_h and dprev_c are the same array, so writing one changes the other: "
     "make two arrays of zeros",
     "dh into carried c": "dh[:, t] is added to the gradient of the cell state too; it belongs to h alone",
@@ -119,6 +122,7 @@ MISTAKES = {
     # sequences
     "h not carried": "every step starts from h0: h_t is not carried to the next step",
     "c not carried": "the cell state is not carried to the next step",
+    "h never stored": "h stays zero: the states are not stored in it",
     "h0 not used": "h0 is not used: the first step starts from zeros (is it h[:, t - 1] at t = 0?)",
     "x of the first": "every step gets x[:, 0]; step t needs x[:, t]",
     "x reshaped": "x is reshaped where N and T must be exchanged: use transpose, not reshape",
@@ -264,4 +268,8 @@ RARE |= {f"da {name}" for name in RARE}
 # mistakes of the loop over time, whatever the step is
 _names = list(MISTAKES)
 LOOP = {name for name in MISTAKES if _names.index("dh not added") <= _names.index(name) <= _names.index("attend once")}
+# the others change everything after them, so that two of them can look like a third mistake
+PAIRED = {"query", "dA weights", "dA scores", "dA start", "dA start sum", "scale forgotten", "dh not carried"}
+PAIRED |= {"dc not carried", "dW overwritten", "dW by T", "h not carried", "c not carried", "c0 is h0", "attend once"}
+PAIRED |= {"h0 zero", "c0 zero"}
 LOOP |= {"dh not carried", "dc not carried", "dW overwritten"}

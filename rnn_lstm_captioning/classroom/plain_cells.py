@@ -364,6 +364,7 @@ def _tanh(a, wrong=()):
 def _sigmoid(a, wrong=()):
     y = pick(wrong, {"sign of a": torch.sigmoid(-a), "tanh for sigmoid": torch.tanh(a)}, torch.sigmoid(a))
     slopes = {"sigmoid' forgotten": torch.ones_like(a), "sigmoid' of a": a * (1 - a), "sigmoid' half": y}
+    slopes |= {"sigmoid' negative": -y * (1 - y)}
     slopes |= {"sigmoid' as tanh": 1 - y**2, "sigmoid' twice": _dsigmoid(torch.sigmoid(y))}
     derivative = pick(wrong, slopes, None)
     return y if derivative is None else slope(y, a, derivative)
@@ -371,6 +372,7 @@ def _sigmoid(a, wrong=()):
 
 def _softmax(a, wrong=()):
     y = torch.softmax(a, 0 if "softmax over the batch" in wrong else 1)
+    y = torch.softmax(a.flatten(), 0).view_as(a) if "softmax over all" in wrong else y
     y = pick(wrong, {"exp alone": a.exp(), "sigmoid for softmax": torch.sigmoid(a)}, y)
     slopes = {"softmax' half": y, "softmax' diagonal": y * (1 - y), "softmax' forgotten": torch.ones_like(y)}
     derivative = pick(wrong, slopes, None)

@@ -124,6 +124,8 @@ class Loop(NamedTuple):
         out: list[Tensor] = []
         caches: list = []
         skipped = {0} if "first skipped" in wrong else {T - 1} if "last skipped" in wrong else set()
+        if "one step alone" in wrong:
+            skipped = set(range(1, T))
         for t in reversed(range(T)) if "reversed" in wrong else range(T):
             if t in skipped:
                 out.append(torch.zeros_like(first[0]))
@@ -141,6 +143,8 @@ class Loop(NamedTuple):
             out.append(state[1] if "c kept for h" in wrong and len(state) > 1 else state[0])
         if "first skipped keeps h0" in wrong:
             out = [first[0], *out[:-1]]
+        if "h never stored" in wrong:
+            out = [0 * h for h in out]
         if "last for all" in wrong:
             out = [out[-1]] * T
         if "reversed" in wrong:
@@ -161,6 +165,10 @@ class Loop(NamedTuple):
         times = range(T) if "backward runs forwards" in wrong else reversed(range(T))
         skipped = {0} if "first skipped" in wrong else {T - 1} if "last skipped" in wrong else set()
         last = T - 1
+        if "one step alone" in wrong:
+            skipped = set(range(last))
+        if "dh starts with dh" in wrong:
+            dstate[0] = dh[:, last]
         for t in times:
             if t in skipped:
                 continue
@@ -206,6 +214,7 @@ class Loop(NamedTuple):
             results, inputs = _with_graph(lambda A: cell.start(A, wrong), named)
             dstart = list(dstate)
             dstart = [0 * d if "dA start" in wrong else d for d in dstart]
+            dstart = [d * image[0, 0].numel() if "dA start sum" in wrong else d for d in dstart]
             dimage = dimage + torch.autograd.grad(results, inputs, tuple(dstart))[0]
         else:
             dimage = dimage + dstate[0]

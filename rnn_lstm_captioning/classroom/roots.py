@@ -53,7 +53,7 @@ def wait_for_what_it_calls(name: str, learner: Learner) -> None:
     """Raise Waits if a function calls another one that is wrong."""
     for root in calls(learner.functions[name].code, set(learner.functions) - {name}):
         if learner.outcomes.get(root) in NOT_RIGHT:
-            raise Waits(f"it can't be judged before your {learner.label(root)} is right: correct that first")
+            raise Waits(f"correct your {learner.label(root)} first, then it can be judged")
 
 
 def own_loop(name: str, learner: Learner) -> Loop:

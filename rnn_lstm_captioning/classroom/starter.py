@@ -29,16 +29,10 @@ def write_starter(path: Path) -> None:
 def starter_text(names: Sequence[str], intro: str, path: Path) -> str:
     """The text of a file with these functions. Args: path, that the reader shall check."""
     orders = "; ".join(f"{CELLS[cell].title} {', '.join(gates.lower())}" for cell, gates in GATES.items())
-    gates = f"The gates are side by side, in these orders: {orders}."
     shown = str(path) if re.fullmatch(r"[\w./ -]+", str(path)) else "FILE"  # the text is Python
-    paragraphs = [
-        *intro.split("\n"),
-        "",
-        f"To check it: python -m rnn_lstm_captioning check {shown}",
-        "",
-        SHAPES,
-        gates,
-    ]
+    paragraphs = [*intro.split("\n"), "", f"To check it: python -m rnn_lstm_captioning check {shown}", "", SHAPES]
+    if any(name.startswith((*GATES, "attention_")) for name in names):
+        paragraphs.append(f"The gates are side by side, in these orders: {orders}.")
     lines = "\n".join(textwrap.fill(paragraph, 100) for paragraph in paragraphs)
     text = f'"""{lines}\n"""\n\nimport numpy as np  # use numpy or torch\nimport torch\n\n'
     for name in names:
@@ -48,7 +42,8 @@ def starter_text(names: Sequence[str], intro: str, path: Path) -> str:
         if "backward" in name:
             taken = [f"d{result}" for result in results.split()] + ["cache"]
             returned = ", ".join(f"d{argument}" for argument, _ in pairs)
-            doc = f"Returns: {returned}, each has the shape of its argument."
+            shape = "each has" if "," in returned else "with"
+            doc = f"Returns: {returned}, {shape} the shape of its argument."
         else:
             taken = [argument for argument, _ in pairs] + ["ignore_index=None"] * (name == "temporal_softmax_loss")
             cache = ", cache" if "forward" in name else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..classroom.checking import Result, check_file, trainable_cells
 from ..classroom.grading import gradescope_results, points_from
-from ..classroom.ladder import write_ladder
+from ..classroom.ladder import needed_of, write_ladder
 from ..classroom.puzzles import find_puzzle, write_puzzle
 from ..classroom.starter import write_starter
 from ..errors import InputError
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.new:
         return begin(args.file)
     if args.file.is_dir():
+        if args.json or args.gradescope or args.need:
+            raise InputError(f"--json, --need and --gradescope need a file, and {args.file} is a folder")
         return climb(args.file, args.timeout)
     if not args.file.is_file():
         raise InputError(f"{args.file}: there is no such file; --new {args.file} writes one to start from")
@@ -58,7 +60,7 @@ def conclude(args: Namespace, outcomes: dict[str, str], points: dict[str, float]
     """Print the sums and what to do first, and leave with the exit code."""
     counts = {outcome: list(outcomes.values()).count(outcome) for outcome in MARKS}
     if counts["todo"] == len(outcomes):
-        raise InputError(f"{args.file} has none of the functions filled in: {', '.join(outcomes)}")
+        raise InputError(f"{args.file} has none of its functions filled in")
     missing = [name for name in points if outcomes.get(name, "todo") == "todo"]
     parts = [f"{counts['right']} right, {counts['wrong']} wrong"]
     parts += [f"{counts[outcome]} {MARKS[outcome]}" for outcome in ("waits", "unchecked", "todo") if counts[outcome]]
@@ -98,11 +100,17 @@ def begin(file: Path) -> None:
 
 def climb(folder: Path, timeout: float) -> None:
     """Check the files of a folder in their order, up to the first that is not done."""
-    files = sorted([*folder.glob("*.py"), *folder.glob("*.ipynb")])
+    needed = needed_of(folder)
+    files = sorted({*folder.glob("*.py"), *folder.glob("*.ipynb"), *(folder / name for name in needed)})
     if not files:
         raise InputError(f"{folder} has no Python files; --new {folder} writes a ladder of exercises into a new folder")
     for number, file in enumerate(files):
+        if not file.exists():
+            say(f"{number} of {len(files)} done; next: {file}, which is missing")
+            sys.exit(1)
         results = list(check_file(file, timeout))
+        found = {name for name, _, _ in results}
+        results += [(name, "todo", "it is not in the file") for name in needed.get(file.name, ()) if name not in found]
         if all(outcome == "right" for _, outcome, _ in results):
             remarks = [message for _, _, message in results if message]
             say(f"{file.name:<26} done{': ' if remarks else ''}{'; '.join(remarks)}")
