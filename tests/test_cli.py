@@ -30,7 +30,7 @@ def train(cell, scenes_file, out, *extra):
 @pytest.fixture(scope="module", params=CELLS)
 def trained(request, scenes_file, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
-    train(request.param, scenes_file, out, "--epochs", "2", "--learning-rate", "3e-3")
+    train(request.param, scenes_file, out, "--epochs", "2", "--dropout", "0", "--feature-dropout", "0")
     return request.param, out
 
 
