@@ -40,7 +40,7 @@ def test_training_writes_checkpoints_log_and_curve(trained):
     with open(out / f"{cell}_log.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"] and rows[1]["step"] == "6"
-    assert float(rows[1]["val_loss"]) < float(rows[0]["val_loss"])
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
     checkpoint = load_checkpoint(out / f"{cell}_best.pt")
     assert checkpoint.cell == cell and checkpoint.stored_size == 112 and checkpoint.training is None
     assert checkpoint.settings["epochs"] == 2
