@@ -114,6 +114,9 @@ def _try_twice(trial, cache, found):
 
 def _explain_backward(trial, learner, cache, found):
     """The end of a sentence about a wrong backward of a right forward. Raises: Waits for the root of the mistake."""
+    in_place = [remark for remark in trial.forward.remarks if "in place" in remark]
+    if in_place:  # then the cache may hold other values than those of the step
+        return f": your {learner.label(trial.forward_name)} may be the reason: {in_place[0]}"
     if trial.name not in SEQUENCES:
         names = backward_mistakes(trial.forward_name)
         known = diagnose(found, trial.wanted, names, ())

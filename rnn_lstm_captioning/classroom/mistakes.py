@@ -184,6 +184,7 @@ MISTAKES = {
     # forward, GRU
     "no r": "the reset gate is missing: n = tanh(p_n + r * u_n)",
     "r before": "the reset gate multiplies h before the product, as in the paper; here it is r * (h Wh), as in nn.GRU",
+    "r twice": "the reset gate is applied twice, to h and to the product; here it is r * (h Wh)",
     "r on p": "the reset gate multiplies x Wx + b too; it multiplies h Wh only: n = tanh(p_n + r * u_n)",
     "z swapped": "z and 1 - z are swapped: h = (1 - z) * n + z * prev_h",
     "z for r": "z is used where the reset gate belongs: n = tanh(p_n + r * u_n)",

@@ -195,7 +195,9 @@ def gru_step(
     parts, u = gate_parts(p, GATES["gru"], wrong), gate_parts(u_all, GATES["gru"], wrong)
     r, z = (sigmoid_gate(gate, parts[gate] + u[gate], "rz raw" in wrong, wrong) for gate in "rz")
     u_n, asked = u["n"], r.detach() if "r path" in wrong else r
-    if "r before" in wrong:
+    if "r twice" in wrong:
+        reset = r * ((r * h) @ Wh.chunk(3, 1)[2])
+    elif "r before" in wrong:
         reset = (r * h) @ Wh.chunk(3, 1)[2]
     elif "du_n without r" in wrong:
         reset = via(r * u_n, asked * u_n.detach() + u_n)
