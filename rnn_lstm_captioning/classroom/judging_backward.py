@@ -1,13 +1,14 @@
 """Judge a backward, of a step or a sequence: with the cache of its own forward, or with that of a right one."""
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .caches import corrected_step_caches, with_steps
-from .calling import Function, Mistake, Unusable, as_list, call_forward
+from .calling import Function, Mistake, as_list, call_forward
 from .comparing import (
     SIZES,
     SPECIAL_SIZES,
@@ -29,8 +30,7 @@ from .roots import (
     Judgement,
     Learner,
     Waits,
-    about_sizes,
-    first_line,
+    at_sizes,
     own_loop,
     roots_of,
     wait_for_what_it_calls,
@@ -83,21 +83,12 @@ def judge_backward(name: str, learner: Learner) -> Judgement:
         if not forward_is_right:
             return _judge_behind_a_wrong_forward(trial, learner, cache)
         try:
-            found = trial.run(cache)
-            compare(trial.names, found, trial.wanted(), lambda: _explain_backward(trial, learner, cache, found))  # noqa: B023
+            with at_sizes(label):
+                found = trial.run(cache)
+                explain = partial(_explain_backward, trial, learner, cache, found)
+                compare(trial.names, found, trial.wanted(), explain if not label else lambda: "")
         except Waits as reason:
             return Judgement("waits", str(reason))
-        except (NotImplementedError, Unusable):
-            raise
-        except Mistake as mistake:
-            if not label:
-                raise
-            about = about_sizes(str(mistake).split(":")[0])
-            raise Mistake(f"with {label}, {str(mistake).split(':')[0]}{about}") from None
-        except Exception as error:
-            if label:
-                raise Mistake(f"with {label}, it raises {type(error).__name__}: {first_line(error)}") from error
-            raise
         if not label:
             _try_twice(trial, cache, found)
     return Judgement("right")

@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from .calling import Mistake, Unusable, as_list, call_forward
+from .calling import as_list, call_forward
 from .comparing import OTHER_GRID, SIZES, SPECIAL_SIZES, close, compare, diagnose, exact, make_arguments, same
 from .mistakes import LOOP, PAIRED
 from .plain_cells import FORWARDS, SEQUENCES
@@ -15,8 +15,7 @@ from .roots import (
     Judgement,
     Learner,
     Waits,
-    about_sizes,
-    first_line,
+    at_sizes,
     own_loop,
     roots_of,
     wait_for_what_it_calls,
@@ -32,19 +31,10 @@ def judge_forward(name: str, learner: Learner) -> Judgement:
         arguments = make_arguments(name, sizes, 0, learner.dtype)
         for keywords in _ways_to_call(name, arguments):
             try:
-                _compare_forward(name, function, learner, arguments, keywords, diagnosed=not label)
+                with at_sizes(label):
+                    _compare_forward(name, function, learner, arguments, keywords, diagnosed=not label)
             except Waits as reason:
                 return Judgement("waits", str(reason))
-            except (NotImplementedError, Unusable):
-                raise
-            except Mistake as mistake:
-                if not label:
-                    raise
-                raise Mistake(f"with {label}, {mistake}{about_sizes(str(mistake))}") from None
-            except Exception as error:
-                if label:
-                    raise Mistake(f"with {label}, it raises {type(error).__name__}: {first_line(error)}") from error
-                raise
     _try_other_inputs(name, function, learner)
     return Judgement("right")
 

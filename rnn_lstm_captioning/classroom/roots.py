@@ -1,12 +1,13 @@
 """Which function is to blame: what a function depends on, and the right loop over the learner's own steps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .calling import Function, as_list, call_forward, calls
+from .calling import Function, Mistake, Unusable, as_list, call_forward, calls
 from .plain_cells import FORWARDS, PLAIN_CELLS
 from .plain_passes import Loop
 
@@ -84,11 +85,19 @@ def own_loop(name: str, learner: Learner) -> Loop:
     return Loop(prefix, step_forward, step_backward)
 
 
-def about_sizes(text: str) -> str:
-    """The end of a sentence about a mistake that shows only at a special size."""
-    return ": is there a squeeze(), or a broadcast?" if "has shape" in text or "is off" in text else ""
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [""])[0][:200]
+@contextmanager
+def at_sizes(label: str) -> Iterator[None]:
+    """What goes wrong in the block is said to be so at these sizes, such as "N = 1"; "" stands for the usual sizes."""
+    try:
+        yield
+    except (NotImplementedError, Unusable, Waits):
+        raise
+    except Exception as error:
+        if not label:
+            raise
+        if isinstance(error, Mistake):
+            what, about = str(error).split(":")[0], ": is there a squeeze(), or a broadcast?"
+        else:
+            first = (str(error).strip().splitlines() or [""])[0][:200]
+            what, about = f"it raises {type(error).__name__}: {first}", ""
+        raise Mistake(f"with {label}, {what}{about}") from error
