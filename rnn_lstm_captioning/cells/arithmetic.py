@@ -19,14 +19,14 @@ _is_exporting = getattr(torch.compiler, "is_exporting", bool)  # before torch 2.
 
 def addmm(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """c + a @ b, for a (M, K), b (K, P) and c (M, P) or (P,)."""
-    if _onednn is None or len(a) <= 2 or not _fast_path(a):  # with one or two rows, MKL is as fast or faster
+    if not _onednn_is_faster(a):
         return torch.addmm(c, a, b)
     return torch.ops.rnn_lstm_captioning.addmm(c, a, b) if torch.compiler.is_compiling() else _addmm(c, a, b)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, for a (M, K) and b (K, P)."""
-    if _onednn is None or len(a) <= 2 or not _fast_path(a):
+    if not _onednn_is_faster(a):
         return a @ b
     return torch.ops.rnn_lstm_captioning.matmul(a, b) if torch.compiler.is_compiling() else _matmul(a, b)
 
@@ -93,6 +93,10 @@ def joined(blocks: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(blocks))
     first = blocks[0]
     return first.as_strided((len(blocks) * len(first), *first.shape[1:]), first.stride())
+
+
+def _onednn_is_faster(a):
+    return _onednn is not None and len(a) > 2 and _fast_path(a)  # with one or two rows, MKL is as fast or faster
 
 
 def _fast_path(x):

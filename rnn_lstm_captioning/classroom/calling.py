@@ -272,11 +272,11 @@ def as_list(returned: Any, names: Sequence[str], more: str = "") -> list[Tensor]
 def map_cache(cache: Any, change: Callable[[Tensor], Tensor | None], seen: int = 0) -> Any:
     """A cache of any structure, in which ``change`` has replaced arrays (None: keep this one)."""
     if isinstance(cache, torch.Tensor | np.ndarray):
-        found = change(from_kind(cache))
+        array = from_kind(cache)
+        found = change(array)
         if found is None:
             return cache
-        kind = "torch" if isinstance(cache, torch.Tensor) else "numpy"
-        return to_kind(found.to(from_kind(cache).dtype), kind)
+        return to_kind(found.to(array.dtype), "torch" if isinstance(cache, torch.Tensor) else "numpy")
     if seen > 6:
         return cache
     if isinstance(cache, dict):

@@ -6,7 +6,6 @@ runs in its own process, with a time limit.
 import ast
 import contextlib
 import difflib
-import importlib.machinery
 import json
 import math
 import os
@@ -226,8 +225,7 @@ def load_file(file: str | Path) -> ModuleType:
     if Path(file).suffix == ".ipynb":
         _run_notebook(file, module)
     else:
-        source = importlib.machinery.SourceFileLoader("learners_cells", str(file)).get_data(str(file))
-        exec(compile(source, str(file), "exec"), vars(module))
+        exec(compile(Path(file).read_bytes(), str(file), "exec"), vars(module))
     return module
 
 
@@ -289,10 +287,9 @@ def is_unwritten(function: Callable) -> bool:
 def trainable_cells(names: set[str], file: Path) -> list[str]:
     """The names of the cells that a file can train, whose functions with these names are right: those with both
     sequence functions, or with a forward in torch, which autograd differentiates."""
-    found = []
+    found, text = [], read_text(file)
     for cell in CELLS.values():
         forward, backward = f"{cell.prefix}_forward", f"{cell.prefix}_backward"
-        text = read_text(file)
         plain = re.search(rf"^def {forward}\(", text, re.MULTILINE) and file.suffix != ".ipynb"
         autograd = backward not in text and re.search(r"^(import|from) torch", text, re.MULTILINE)
         if plain and forward in names and (backward in names or autograd):

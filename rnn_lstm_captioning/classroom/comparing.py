@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .calling import Mistake
-from .mistakes import GATES, MISTAKES, RARE
-from .plain_cells import FORWARDS
+from .mistakes import MISTAKES, RARE
+from .plain_cells import FORWARDS, PLAIN_CELLS
 from .plain_passes import forward, possible_mistakes
 
 # sizes at which nothing is equal by chance; the grid is square, as in the course
@@ -21,6 +21,7 @@ SPECIAL_SIZES = {  # where a squeeze() or a broadcast shows
     "N = D = H": dict(N=4, T=3, D=4, H=4, grid_h=2, grid_w=2, V=4),
 }
 OTHER_GRID = dict(N=3, T=2, D=5, H=7, grid_h=2, grid_w=4, V=9)
+UNKNOWN = ": no known mistake gives these values"
 TOLERANCE = {torch.float64: 5e-6, torch.float32: 1e-4}  # a learner may compute in float32 and return float64
 
 
@@ -139,20 +140,20 @@ def backward_mistakes(name: str) -> frozenset[str]:
 def hint(name: str, names: Sequence[str], found: Sequence[Tensor], wanted: Sequence[Tensor]) -> str:
     """Where to look for an unknown mistake in the backward pass of a step."""
     pairs = {key: (a, b) for key, a, b in zip(names, found, wanted)}
-    text = ": no known mistake gives these values"
     if "db" not in pairs:
-        return text
+        return UNKNOWN
     wrong = [key for key, (a, b) in pairs.items() if not close(a, b)]
     if close(*pairs["dx"]):
-        return text + f"; dx is right, so da is too: look at the lines of {', '.join(wrong)}"
-    gates = GATES.get(name.split("_")[0].replace("attention", "lstm"), "").lower()
+        return UNKNOWN + f"; dx is right, so da is too: look at the lines of {', '.join(wrong)}"
+    cell = PLAIN_CELLS.get(name.split("_")[0])
+    gates = cell.gates.lower() if cell else ""
     if not gates:
-        return text
+        return UNKNOWN
     parts = zip(gates, *(gradient.chunk(len(gates)) for gradient in pairs["db"]))
     bad = [gate for gate, a, b in parts if not close(a, b)]
     if bad:
-        return text + f"; look at da of {', '.join(bad)}"
-    return text + "; db is right, so da is too: look at the lines that use it"
+        return UNKNOWN + f"; look at da of {', '.join(bad)}"
+    return UNKNOWN + "; db is right, so da is too: look at the lines that use it"
 
 
 def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

@@ -12,6 +12,7 @@ from .calling import Function, Mistake, as_list, call_forward
 from .comparing import (
     SIZES,
     SPECIAL_SIZES,
+    UNKNOWN,
     backward_mistakes,
     close,
     compare,
@@ -26,14 +27,16 @@ from .mistakes import LOOP, PAIRED
 from .plain_cells import FORWARDS, PLAIN_CELLS, SEQUENCES
 from .plain_passes import backward, forward
 from .roots import (
-    NOT_RIGHT,
     Judgement,
     Learner,
     Waits,
     at_sizes,
+    judged_after,
     own_loop,
+    right_but_for,
     roots_of,
     wait_for_what_it_calls,
+    wrong_roots_of,
 )
 
 
@@ -115,7 +118,7 @@ def _explain_backward(trial, learner, cache, found):
             wait_for_what_it_calls(trial.name, learner)
         return known or diagnose(found, trial.wanted, names) or hint(trial.name, trial.names, found, trial.wanted())
     step = roots_of(trial.name)[-1]
-    roots = [root for root in roots_of(trial.name) if learner.outcomes.get(root) in NOT_RIGHT and learner.has(root)]
+    roots = wrong_roots_of(trial.name, learner)
     if step in roots:
         known = _compare_with_own_steps(trial, learner, found)
         if known:
@@ -125,7 +128,7 @@ def _explain_backward(trial, learner, cache, found):
     if known:
         return known
     if roots:
-        raise Waits(f"correct your {learner.label(roots[0])} first, then it can be judged")
+        raise Waits(judged_after(learner.label(roots[0])))
     known = diagnose(found, trial.wanted, (LOOP | PAIRED) & names, PAIRED)
     if known:
         return known
@@ -136,7 +139,7 @@ def _explain_backward(trial, learner, cache, found):
     where = _what_the_loop_gets_wrong(trial, found)
     if learner.is_right(step):
         return f": your {learner.label(step)} is right, the loop over time is not: {where}"
-    return f": no known mistake gives these values; {where}"
+    return f"{UNKNOWN}; {where}"
 
 
 def _or_nothing(trial, cache):
@@ -177,7 +180,7 @@ def _compare_with_own_steps(trial, learner, found):
             return loop.backward(trial.upstream[0], caches, trial.arguments, wrong)
 
         if same(found, own()):
-            raise Waits(f"right on its own: correct your {learner.label(step)} first")
+            raise Waits(right_but_for(learner.label(step)))
         return diagnose(found, own, LOOP, pairs=())
     except Waits:
         raise
@@ -187,9 +190,10 @@ def _compare_with_own_steps(trial, learner, found):
 
 def _judge_behind_a_wrong_forward(trial: Trial, learner: Learner, cache: Any) -> Judgement:
     """Judge a backward whose own forward is wrong, so that its cache may have wrong values."""
-    first = learner.label(_root_of(trial.forward_name, learner))
-    once = Judgement("waits", f"right on its own: correct your {first} first")
-    unknown = Judgement("waits", f"correct your {first} first, then it can be judged")
+    roots = wrong_roots_of(trial.forward_name, learner) if trial.name in SEQUENCES else []
+    first = learner.label((roots or [trial.forward_name])[0])  # what to correct, so that its forward can be right
+    once = Judgement("waits", right_but_for(first))
+    unknown = Judgement("waits", judged_after(first))
     wanted = trial.wanted()
     for corrected, certain in _corrected_caches(trial, learner, cache):
         try:
@@ -220,14 +224,6 @@ def _judge_behind_a_wrong_forward(trial: Trial, learner: Learner, cache: Any) ->
     if trial.name not in SEQUENCES and same(found, numeric_gradients(trial)):
         return Judgement("waits", f"it is the gradient of your own {first}, which is wrong: correct that first")
     return unknown
-
-
-def _root_of(name, learner):
-    """The first function to correct so that this forward can be right."""
-    if name not in SEQUENCES:
-        return name
-    wrong = [root for root in roots_of(name) if learner.outcomes.get(root) in NOT_RIGHT and learner.has(root)]
-    return wrong[0] if wrong else name
 
 
 def _corrected_caches(trial, learner, cache):

@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 from .calling import as_list, call_forward
-from .comparing import OTHER_GRID, SIZES, SPECIAL_SIZES, close, compare, diagnose, exact, make_arguments, same
+from .comparing import OTHER_GRID, SIZES, SPECIAL_SIZES, UNKNOWN, close, compare, diagnose, exact, make_arguments, same
 from .mistakes import LOOP, PAIRED
 from .plain_cells import FORWARDS, SEQUENCES
 from .plain_passes import forward
 from .roots import (
-    NOT_RIGHT,
     Judgement,
     Learner,
     Waits,
     at_sizes,
+    judged_after,
     own_loop,
+    right_but_for,
     roots_of,
     wait_for_what_it_calls,
+    wrong_roots_of,
 )
-
-UNKNOWN = ": no known mistake gives these values"
 
 
 def judge_forward(name: str, learner: Learner) -> Judgement:
@@ -74,12 +74,12 @@ def _explain_forward(name, learner, arguments, found, compute):
         if not known:
             wait_for_what_it_calls(name, learner)
         return known or diagnose(found, compute) or UNKNOWN
-    roots = [root for root in roots_of(name) if learner.has(root) and learner.outcomes.get(root) in NOT_RIGHT]
+    roots = wrong_roots_of(name, learner)
     loop = own_loop(name, learner) if all(learner.has(root) for root in roots_of(name)[:1]) else None
     if loop and roots:
         own = _own_results(loop, arguments)
         if own and same(found, own):
-            raise Waits(f"right on its own: correct your {learner.label(roots[0])} first")
+            raise Waits(right_but_for(learner.label(roots[0])))
         known = diagnose(found, lambda wrong: _own_results(loop, arguments, wrong) or compute(()), LOOP, pairs=())
         if known:
             return known
@@ -87,11 +87,11 @@ def _explain_forward(name, learner, arguments, found, compute):
     if known:
         return known
     if roots:
-        raise Waits(f"correct your {learner.label(roots[0])} first, then it can be judged")
+        raise Waits(judged_after(learner.label(roots[0])))
     known = diagnose(found, compute, LOOP, PAIRED)
     step = roots_of(name)[-1]
     text = f"your {learner.label(step)} is right: look at the loop over time" if learner.is_right(step) else ""
-    return known or f": no known mistake gives these values; {text or _where_in_time(found[0], compute(())[0])}"
+    return known or f"{UNKNOWN}; {text or _where_in_time(found[0], compute(())[0])}"
 
 
 def _where_in_time(found, wanted):

@@ -318,6 +318,7 @@ class PlainCell(NamedTuple):
     start: Callable  # (image, wrong) -> state
     step: Callable  # the step function: (x, *state, *inputs, *weights, wrong=...) -> state
     look: Callable = lambda state, image, first, wrong: ()  # (state, image, first state, wrong) -> inputs
+    gates: str = ""  # in their order, as in GATES
 
 
 def _attention_start(A, wrong):
@@ -341,8 +342,11 @@ PLAIN_CELLS = {
         "",
         lambda h0, wrong: (h0, h0 if "c0 is h0" in wrong else torch.zeros_like(h0)),
         lstm_step,
+        gates=GATES["lstm"],
     ),
-    "gru": PlainCell("Wx D,3H  Wh H,3H  b 3H", "h0 N,H", ("h",), "", lambda h0, wrong: (h0,), gru_step),
+    "gru": PlainCell(
+        "Wx D,3H  Wh H,3H  b 3H", "h0 N,H", ("h",), "", lambda h0, wrong: (h0,), gru_step, gates=GATES["gru"]
+    ),
     "attention": PlainCell(
         "Wx D,4H  Wh H,4H  Wattn H,4H  b 4H",
         "A N,H,grid_h,grid_w",
@@ -351,6 +355,7 @@ PLAIN_CELLS = {
         _attention_start,
         attention_step,
         _attention_look,
+        gates=GATES["lstm"],
     ),
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .mistakes import MISTAKES
-from .plain_cells import BASICS, PLAIN_CELLS, SEQUENCES, Values, Wrong, attend, softmax_loss
+from .plain_cells import BASICS, PLAIN_CELLS, SEQUENCES, Values, Wrong, attend, pick, softmax_loss
 
 
 def forward(name: str, arguments: Mapping[str, Any], wrong: Wrong = (), values: Values = None) -> tuple[Tensor, ...]:
@@ -135,10 +135,8 @@ class Loop(NamedTuple):
             )
             if t == 0 and "h0 not used" in wrong:
                 state = (torch.zeros_like(state[0]), *state[1:])
-            if "x of the first" in wrong:
-                state, cache = self.step_forward(x[:, 0], state, image, first, weights)
-            else:
-                state, cache = self.step_forward(x[:, t], state, image, first, weights)
+            x_t = x[:, 0 if "x of the first" in wrong else t]
+            state, cache = self.step_forward(x_t, state, image, first, weights)
             caches.append(cache)
             out.append(state[1] if "c kept for h" in wrong and len(state) > 1 else state[0])
         if "first skipped keeps h0" in wrong:
@@ -176,13 +174,8 @@ class Loop(NamedTuple):
             dh_t = dh[:, -1] if "last dh alone" in wrong else dh_t
             dh_t = torch.zeros_like(dh_t) if "dh of the last step" in wrong and t < last else dh_t
             given = list(dstate)
-            given[0] = (
-                dh_t
-                if "dh not carried" in wrong
-                else given[0]
-                if "dh not added" in wrong and t < last
-                else (dh_t + given[0])
-            )
+            alone = {"dh not carried": dh_t} | ({"dh not added": given[0]} if t < last else {})
+            given[0] = pick(wrong, alone, dh_t + given[0])
             if len(given) > 1:
                 if "dc not carried" in wrong:
                     given[1] = zero

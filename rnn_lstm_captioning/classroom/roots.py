@@ -41,6 +41,16 @@ class Waits(Exception):
     """Why a function can't be judged before another one is right."""
 
 
+def right_but_for(label: str) -> str:
+    """Why a function waits that is right, judged on its own."""
+    return f"right on its own: correct your {label} first"
+
+
+def judged_after(label: str) -> str:
+    """Why a function waits that can't be judged yet."""
+    return f"correct your {label} first, then it can be judged"
+
+
 def roots_of(name: str) -> list[str]:
     """The functions that a sequence may call, in the order in which they should be corrected."""
     direction = name.rpartition("_")[2]
@@ -50,11 +60,16 @@ def roots_of(name: str) -> list[str]:
     return [f"{prefix}_step_{direction}"]
 
 
+def wrong_roots_of(name: str, learner: Learner) -> list[str]:
+    """Those of them that are written and not right."""
+    return [root for root in roots_of(name) if learner.has(root) and learner.outcomes.get(root) in NOT_RIGHT]
+
+
 def wait_for_what_it_calls(name: str, learner: Learner) -> None:
     """Raise Waits if a function calls another one that is wrong."""
     for root in calls(learner.functions[name].code, set(learner.functions) - {name}):
         if learner.outcomes.get(root) in NOT_RIGHT:
-            raise Waits(f"correct your {learner.label(root)} first, then it can be judged")
+            raise Waits(judged_after(learner.label(root)))
 
 
 def own_loop(name: str, learner: Learner) -> Loop:
