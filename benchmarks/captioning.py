@@ -19,7 +19,7 @@ from rnn_lstm_captioning.model.captioner import evaluating
 from rnn_lstm_captioning.model.decoding import Decoding, beam_search
 from rnn_lstm_captioning.training.precision import autocast
 
-from .cells import compare, ratio_and_quartiles
+from .cells import compare, has_bf16, ratio_and_quartiles
 
 V = 3000
 
@@ -43,7 +43,7 @@ def main():
     print("|" + "---|" * 7)
     for cell in ("rnn", "lstm", "attn"):
         model = CaptioningRNN(words, cell_type=cell, image_encoder=encoder).to(args.device)
-        for precision in ("fp32", "bf16"):
+        for precision in ("fp32", "bf16") if has_bf16(args.device) else ("fp32",):
             context = partial(autocast, args.device, precision)
             for beam in (1, 5):
 

@@ -75,7 +75,7 @@ def watch_memory(process):
     peak = 0.0
     while process.poll() is None:
         try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
         except FileNotFoundError:
             break
         if match := re.search(r"RssAnon:\s*(\d+)", status):

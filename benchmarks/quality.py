@@ -47,7 +47,7 @@ def run(cell, size, seed, stage, args):
     data = ["--data", f"datasets/flickr8k_{size}.pt"]
 
     def call(log, *arguments):
-        with open(folder / log, "w") as file:
+        with open(folder / log, "w", encoding="utf-8") as file:
             command = [sys.executable, *map(str, arguments)]
             subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, check=True)
 
@@ -87,7 +87,7 @@ def draw_curves(path, size, args):
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for cell in args.cells:
-        with open(args.folder / f"{cell}_{size}_0" / f"{cell}_log.csv") as file:
+        with open(args.folder / f"{cell}_{size}_0" / f"{cell}_log.csv", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         epochs = [int(row["epoch"]) for row in rows]
         (line,) = left.plot(epochs, [float(row["val_loss_per_word"]) for row in rows], label=f"{cell}, validation")

@@ -342,7 +342,7 @@ def test_the_same_images_for_training_and_validation_are_refused(pictures):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of the address space is in /proc")
 def test_tiny_files_take_no_memory(tmp_path, scenes_file):
     def peak():
-        return int(re.search(r"VmPeak:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+        return int(re.search(r"VmPeak:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1])
 
     bytes_of_any_size = b"c__builtin__\nbytearray\n\x8a\x08" + struct.pack("<q", 15 * 10**8) + b"\x85R"
     bombs = [
@@ -398,7 +398,7 @@ def test_what_is_printed_can_not_control_a_terminal():
 def test_a_full_output_is_an_error_and_a_full_error_output_is_none(here):
     root = Path(__file__).parents[1]
     for script in ([str(root / "train_lstm.py"), "--help"], ["-m", "rnn_lstm_captioning", "--help"]):
-        with open("/dev/full", "w") as full:
+        with open("/dev/full", "w", encoding="utf-8") as full:
             environment = os.environ | {"PYTHONPATH": str(root)}
             command = [sys.executable, *script]
             result = subprocess.run(command, stdout=full, stderr=-1, text=True, env=environment)

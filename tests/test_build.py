@@ -25,7 +25,7 @@ def photos(tmp_path):
     """A folder with twelve images of one colour each, and a CSV with two captions for each of them."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    with open(tmp_path / "captions.txt", "w", newline="") as file:
+    with open(tmp_path / "captions.txt", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "caption"])
         for k in range(12):
@@ -115,7 +115,7 @@ def test_an_interrupted_build_continues_where_it_stopped(photos, monkeypatch):
     (photos / "photos/40.png").write_bytes(b"damaged")
     (photos / "train.txt").write_text("\n".join(f"{k}.png" for k in range(590)))
     (photos / "val.txt").write_text("\n".join(f"{k}.png" for k in range(590, 600)))
-    with open(photos / "captions.txt", "a") as file:
+    with open(photos / "captions.txt", "a", encoding="utf-8") as file:
         file.writelines(f"{k}.png,number {k}\n" for k in range(12, 600))
     lists = ["--train-list", photos / "train.txt", "--val-list", photos / "val.txt", "--workers", "2"]
     whole = build(photos, *lists)

@@ -37,7 +37,7 @@ def trained(request, scenes_file, tmp_path_factory):
 def test_training_writes_checkpoints_log_and_curve(trained):
     cell, out = trained
     assert {p.name for p in out.iterdir()} == {f"{cell}_{x}" for x in ("last.pt", "best.pt", "log.csv", "loss.png")}
-    with open(out / f"{cell}_log.csv") as file:
+    with open(out / f"{cell}_log.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"] and rows[1]["step"] == "6"
     assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
@@ -50,7 +50,7 @@ def test_evaluation_prints_loss_and_draws_samples(trained, tmp_path, capsys):
     cell, out = trained
     run_test(cell, ["--checkpoint", str(out / f"{cell}_last.pt"), "--out", str(tmp_path), "--num-samples", "2"])
     printed = capsys.readouterr().out
-    with open(out / f"{cell}_log.csv") as file:
+    with open(out / f"{cell}_log.csv", encoding="utf-8") as file:
         last = list(csv.DictReader(file))[-1]
     words = printed.split("loss ")[1].split()
     assert float(words[0]) == pytest.approx(float(last["val_loss"]), rel=2e-3)
@@ -97,7 +97,7 @@ def test_patience_ends_a_run_and_the_best_epoch_is_reported(scenes_file, tmp_pat
     monkeypatch.setattr(trainer, "validation_cider", lambda *_: next(ciders))
     train("rnn", scenes_file, tmp_path, "--epochs", "9", "--patience", "2")
     assert "epoch 2: " in capsys.readouterr().out
-    with open(tmp_path / "rnn_log.csv") as file:
+    with open(tmp_path / "rnn_log.csv", encoding="utf-8") as file:
         assert [row["val_cider"] for row in csv.DictReader(file)] == ["10", "30", "20", "25"]
 
 

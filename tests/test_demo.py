@@ -7,7 +7,6 @@ import html
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from in_browser import assert_accessible, in_a_browser, sync_api
 from PIL import Image
 
 from rnn_lstm_captioning import InputError, load_captioner
@@ -26,13 +26,9 @@ from rnn_lstm_captioning.commands import demo
 
 pytest.importorskip("gradio", reason="needs requirements-demo.txt")
 gradio_client = pytest.importorskip("gradio_client")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs `pip install playwright`")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs `pip install axe-playwright-python`")
 
 from rnn_lstm_captioning.classroom import page as web  # noqa: E402, it imports Gradio
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 CELLS = ("attn", "lstm")
 KEPT = 15  # seconds, instead of a minute, so that the tests are fast
 
@@ -64,15 +60,6 @@ def site(trained_cells, tmp_path_factory):
         process.wait(timeout=60)
     assert list(folder.rglob("*.*")) == []  # no uploaded file is left
     assert process.returncode == 0
-
-
-@pytest.fixture(scope="module")
-def browser():
-    flags = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -233,13 +220,6 @@ def test_the_page_is_accessible_in_every_width_and_colour_scheme(browser, site, 
         page.wait_for_timeout(500)  # until the panel has its final colours
         assert_accessible(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-
-
-def assert_accessible(page):
-    """axe-core finds nothing that it calls serious or critical."""
-    found = axe.Axe().run(page).response["violations"]
-    found = [(v["id"], node["html"]) for v in found if v["impact"] in ("serious", "critical") for node in v["nodes"]]
-    assert found == []
 
 
 @in_a_browser

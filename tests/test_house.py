@@ -120,6 +120,7 @@ def test_the_requirements_are_those_of_the_package():
 
     assert lines("requirements.txt") == project["dependencies"] + project["optional-dependencies"]["test"]
     assert lines("requirements-demo.txt") == project["optional-dependencies"]["demo"]
+    assert lines("requirements-docs.txt") == project["optional-dependencies"]["docs"]
 
 
 def test_pytest_collects_nothing_in_the_scripts():

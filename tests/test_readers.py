@@ -111,7 +111,7 @@ def test_a_mutated_file_is_read_or_named_in_the_message(tmp_path_factory, kind, 
 
 @pytest.mark.skipif(not COCO.exists(), reason=f"{COCO} is not here")
 def test_coco_val2017_agrees_with_an_independent_count():
-    data = json.loads(COCO.read_text())
+    data = json.loads(COCO.read_text(encoding="utf-8"))
     captions, _ = read_captions(COCO, [])
     assert len(captions) == len(data["images"]) == 5000
     assert sum(map(len, captions.values())) == len(data["annotations"]) == 25014

@@ -113,7 +113,7 @@ def test_files_that_a_killed_process_left_are_removed_by_the_next_writer(tmp_pat
     with replacing(tmp_path / "x.pt") as unfinished:
         unfinished.write_text("mine")
         left = Path(str(unfinished).replace(str(os.getpid()), str(dead.pid)))
-        left.write_text("left behind")
+        left.write_text("left behind", encoding="utf-8")
         of_other_file = left.with_name(left.name.replace(".x.", ".y."))
         of_other_file.write_text("left behind too")
         with replacing(tmp_path / "x.pt") as second:

@@ -151,11 +151,11 @@ def attention_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     dattn, du = [], []  # from the last step to the first, too
     dprev_h = dprev_c = dh.new_zeros(N, H)
     for t in reversed(range(T)):
-        # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1       (ATT-27)
+        # dh_t = dh_t^loss + dh_t^next: h_t is used by the loss and by step t + 1       (ATT-23)
         dhattn, dprev_c = _step_backward(dh[t] + dprev_h, dprev_c, steps[t], W, out=da[t])
         dquery, du_t = _attend_backward(dhattn[:, H:], attentions[t], regions)
         dattn.append(dhattn[:, H:]), du.append(du_t)
-        # dh_{t-1}^next = da_t Wh^T + dq: h_{t-1} met the gates, and was the query      (ATT-28)
+        # dh_{t-1}^next = da_t Wh^T + dq: h_{t-1} met the gates, and was the query      (ATT-24)
         dprev_h = dhattn[:, :H] + dquery  # (N, H)
     hattn = torch.stack(inputs)  # (T, N, 2H)
     dregions = _region_gradients(
@@ -250,13 +250,13 @@ def _step_backward(dh, dc, gates, W, out):
 
 
 def _input_and_weight_gradients(da, x, hattn, Wx):
-    # dx_t = da_t Wx^T                                                                  (ATT-23)
+    # dx_t = da_t Wx^T                                                                  (ATT-25)
     dx = matmul(da, Wx.T)  # (rows, D)
-    # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul         (ATT-24)
+    # dWx = sum over t of x_t^T da_t: stacked rows turn the sum into one matmul         (ATT-26)
     dWx = matmul(x.T, da)  # (D, 4H)
-    # dWh = sum over t of h_{t-1}^T da_t     dWattn = sum over t of attn_t^T da_t       (ATT-25)
+    # dWh = sum over t of h_{t-1}^T da_t     dWattn = sum over t of attn_t^T da_t       (ATT-27)
     dW = matmul(hattn.T, da)  # (2H, 4H)
-    # db = sum over t and the batch of da_t                                             (ATT-26)
+    # db = sum over t and the batch of da_t                                             (ATT-28)
     db = da.sum(0)  # (4H,)
     return dx, dWx, dW, db
 

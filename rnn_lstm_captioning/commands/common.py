@@ -66,7 +66,7 @@ def prepare_output() -> None:
     """Text that the terminal can't show is printed as escapes; a reader that closed our output is no error."""
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # it was closed
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stderr, _BestEffort):
         return
     if hasattr(sys.stdout, "reconfigure"):

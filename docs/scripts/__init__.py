@@ -1,0 +1,1 @@
+"""What makes the pages: worked numbers, diagrams, experiments and the site. Run from the project's folder."""
