@@ -1,12 +1,9 @@
 """The pages agree with the code: tags, links, commands, examples."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -31,9 +28,13 @@ TAG = r"\([A-Z]+-\d+\)"
 def test_every_tag_occurs_once_in_the_code_and_once_in_the_pages():
     sources = (ROOT / "rnn_lstm_captioning/cells").glob("*.py")
     code = Counter(tag for path in sources for tag in re.findall(TAG, path.read_text()))
-    pages = Counter(tag for path in PAGES for tag in re.findall(TAG, path.read_text()))
+    pages = Counter(tag for path in PAGES for tag in re.findall(rf"\\text\{{({TAG})\}}", path.read_text()))
     assert len(code) > 50 and set(code.values()) == {1}
     assert pages == code
+    known = {tag[1:-1] for tag in code}
+    prefixes = "|".join({tag.split("-")[0] for tag in known})
+    for path in PAGES:
+        assert set(re.findall(rf"\b(?:{prefixes})-\d+", path.read_text())) <= known, path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -104,7 +105,6 @@ def test_the_python_examples_in_the_pages_run(page, monkeypatch, tmp_path):
 
 
 NOTEBOOK = ROOT / "docs/tour.ipynb"
-FASTER = {"epochs=4": "epochs=1", "num_val": "num_val"}  # the reader's four epochs give better captions
 CHECKS = """
 assert max(errors.values()) < 1e-6 and curves['rnn, new'][20] < curves['lstm, new'][20]
 assert len(beam) == 200 and all(len(caption.words) > 3 for caption in beam)
@@ -113,12 +113,11 @@ assert losses[1] < losses[0] and abs(losses[0] - math.log(V)) < 0.3
 
 
 def test_the_notebook_runs_and_shows_its_figures():
-    """All cells run in order in Jupyter's kernel, as a reader runs them; without nbclient, in a plain process."""
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    assert sum("".join(cell["source"]).count("epochs=4") for cell in cells) == 1
+    """All cells run in order in Jupyter's kernel, as a reader runs them."""
     pytest.importorskip("nbclient", reason="needs requirements-docs.txt")
     from docs.scripts import tour
 
+    assert NOTEBOOK.read_text().count("epochs=4") == 1  # the reader's four epochs give better captions
     notebook = tour.run({"epochs=4": "epochs=1", "draw_gradients(curves)": CHECKS + "draw_gradients(curves)"})
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
@@ -126,7 +125,7 @@ def test_the_notebook_runs_and_shows_its_figures():
         cell.source.rstrip().endswith(("figure", "draw_gradients(curves)", "top=5))")) for cell in notebook.cells
     )
     printed = "".join(output.get("text", "") for output in outputs)
-    assert printed.count("Your turn:") == 6 and "0.0e+00" not in printed
+    assert printed.count("Your turn:") == 5 and "0.0e+00" not in printed
 
 
 def test_the_notebook_has_stored_outputs_of_its_present_code():
@@ -136,7 +135,6 @@ def test_the_notebook_has_stored_outputs_of_its_present_code():
     assert len(pictures) == 5
     assert NOTEBOOK.stat().st_size < 1_000_000
     text = NOTEBOOK.read_text()
-    assert "<Figure size" not in text.replace("<Figure size", "<Figure size", 0) or '"image/png"' in text
     assert "/tmp/" not in text and "OWNER" not in text and "PROJECT" not in text
 
 

@@ -203,7 +203,11 @@ def limit_memory(more: float = 3e9) -> None:
         import resource
     except ModuleNotFoundError:  # Windows
         return
-    used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[5]) * resource.getpagesize() if _HAS_PROC else 0
+    used = (
+        int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[5]) * resource.getpagesize()
+        if _HAS_PROC
+        else 0
+    )
     _, highest = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = int(used + more)
     resource.setrlimit(resource.RLIMIT_DATA, (wanted if highest < 0 else min(wanted, highest), highest))

@@ -87,7 +87,7 @@ def program(function, arguments, folder, kill_after=None, name="program.py"):
             os.setsid()
             os.chdir(folder)
             os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
-            sys.stdout, sys.stderr = open(1, "w", encoding="utf-8", closefd=False), open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            sys.stdout, sys.stderr = (open(k, "w", encoding="utf-8", closefd=False) for k in (1, 2))  # noqa: SIM115
             sys.argv = [name, *arguments]
             common.run_command(lambda: function(arguments))
             code = 0
@@ -545,7 +545,11 @@ def bombs(world, numbers):
 
 def peak_address_space():
     """The most memory that this process ever asked for, in kB, also if it did not use it; 0 if that is not known."""
-    found = re.search(r"VmPeak:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8")) if os.path.exists("/proc") else None
+    found = (
+        re.search(r"VmPeak:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
+        if os.path.exists("/proc")
+        else None
+    )
     return int(found[1]) if found else 0
 
 
