@@ -9,7 +9,7 @@ train: .venv/installed
 	$(RUN) test_lstm_attention.py --checkpoint cv/attn_best.pt --num-samples 6 --out outputs
 
 test: .venv/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 
 benchmark: .venv/installed
 	$(RUN) -m benchmarks.all

@@ -105,8 +105,7 @@ def test_a_folded_answer_opens(browser, site):
 
 
 @in_a_browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_the_pages_are_accessible_fit_and_load_at_once(browser, site, width, scheme):
     phone, seconds = width < 500, []
     size = {"width": width, "height": 844}
