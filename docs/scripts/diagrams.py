@@ -39,13 +39,17 @@ def rnn() -> Drawing:
         d.box(x, 240, 66, 44, "tanh")
         d.arrow((x - 12, 218), (x - 12, 177))
         d.arrow((x + 10, 176), (x + 10, 217), kind="backline")
-        d.arrow((x, 318), (x, 263))
+        d.arrow((x - 8, 318), (x - 8, 263))
+        d.arrow((x + 10, 263), (x + 10, 317), kind="backline")
         d.text(x, 332, f"x_{t}")
         if t < 3:
             d.arrow((x + 14, 164), (x + 52, 190), (x + 52, 230), (x + 106, 230))
             d.arrow((x + 106, 250), (x + 68, 250), (x + 68, 172), (x + 16, 156), kind="backline")
-    d.text(24, 240, "h_0")
-    d.arrow((34, 240), (46, 240))
+    d.text(14, 240, "h_0")
+    d.arrow((24, 232), (46, 232))
+    d.arrow((46, 248), (25, 248), kind="backline")
+    d.text(110, 300, "dx_1", "back")
+    d.text(24, 272, "dh_0", "back")
     d.text(264, 116, "dh_2^{loss}", "back")
     d.text(318, 200, "dh_2^{next}", "back")
     d.text(220, 366, "dh_2 = dh_2^{loss}  + dh_2^{next}     RNN-10", "back")
@@ -76,8 +80,10 @@ def _lstm_skeleton(d: Drawing, backward: bool) -> None:
     arrow((335, 219), (335, 180), (366, 180))
     arrow((394, 180), (430, 180))
     d.circle(110, 80, "×")
-    d.circle(222, 80, "+")
+    d.circle(222, 80, "" if backward else "+")  # backward, what was a sum is a fork, and the other way round
     d.circle(222, 148, "×")
+    if backward:
+        d.circle(380, 80, "+")
     d.circle(380, 180, "×")
     d.box(222, 336, 310, 36, "a_t = p_t + h_{t-1}W_h", "paper")
     for name, x in columns.items():
@@ -180,8 +186,8 @@ def gate_blocks() -> Drawing:
         "gates",
         "One matrix product computes all four gates",
         "The row x_t with D numbers, times the matrix W_x with D rows and 4H columns. The matrix consists of four "
-        "blocks side by side, one for each of i, f, o and g. The result is a row of 4H numbers, again in four blocks: "
-        "a_t without the part of the previous state.",
+        "blocks side by side, one for each of i, f, o and g. The result is a row of 4H numbers, again in four "
+        "blocks.",
         height=250,
     )
     colours = ("box", "second", "fourth", "third")
@@ -190,10 +196,10 @@ def gate_blocks() -> Drawing:
     d.text(122, 100, "×")
     for k, (name, colour) in enumerate(zip("ifog", colours)):
         d.box(176 + 66 * k, 100, 66, 100, f"W_x^{name}", colour)
-        d.box(176 + 66 * k, 200, 66, 28, f"p_t^{name}", colour)
+        d.box(176 + 66 * k, 200, 66, 28, name, colour)
     d.text(275, 34, "W_x: D × 4H", "tag")
     d.text(110, 200, "=")
-    d.text(62, 200, "p_t")
+    d.text(58, 200, "x_t W_x")
     d.text(275, 234, "1 × 4H, in the order i, f, o, g", "tag")
     return d
 
@@ -218,9 +224,9 @@ def shift() -> Drawing:
         d.arrow((x, 102), (x, 77))
         if k < 3:
             d.arrow((x + 17, 120), (x + 68, 120))
-            d.arrow((x + 30, 77), (x + 62, 152), kind="backline")
+            d.arrow((x + 30, 77), (x + 62, 152))
     d.text(255, 20, "the next word", "tag")
-    d.text(220, 212, "orange: a target is the next input (teacher forcing)", "back")
+    d.text(220, 212, "a target is the next input (teacher forcing)", "tag")
     return d
 
 
@@ -262,7 +268,53 @@ def captioner() -> Drawing:
     return d
 
 
-DIAGRAMS = (rnn, lstm_forward, lstm_backward, gru, gate_blocks, shift, captioner)
+def attention_flow() -> Drawing:
+    d = Drawing(
+        "attention-flow",
+        "One step of attention, forward and backward",
+        "The hidden state h_{t-1} at the left is used twice: as the query it meets the regions A_k in dot products "
+        "u_k (ATT-2), and it goes into the gates (ATT-6). A softmax turns u_k into weights w_k (ATT-3). The weighted "
+        "mean of the regions, attn_t (ATT-4), goes into the gates too. Orange: the gradients come back from the gates, "
+        "to h_{t-1} directly (ATT-15), and through the mean, the softmax and the dot products (ATT-17 to ATT-19); the "
+        "regions receive one part from the mean and one from the dot products (ATT-20, ATT-21).",
+        height=430,
+    )
+    d.text(220, 22, "forward: grey; gradients: orange", "tag")
+    d.box(60, 220, 76, 40, "h_{t-1}", "second")
+    d.box(220, 68, 170, 40, "regions A_k", "fourth")
+    d.box(220, 150, 120, 40, "u_k", "third")
+    d.box(220, 226, 120, 40, "w_k", "third")
+    d.box(220, 302, 120, 40, "attn_t", "third")
+    d.box(330, 386, 190, 44, "gates")
+    d.arrow((212, 88), (212, 129))
+    d.arrow((228, 129), (228, 89), kind="backline")
+    d.arrow((70, 199), (70, 150), (159, 150))
+    d.arrow((159, 162), (84, 162), (84, 199), kind="backline")
+    d.arrow((212, 170), (212, 205))
+    d.arrow((228, 205), (228, 171), kind="backline")
+    d.arrow((212, 246), (212, 281))
+    d.arrow((228, 281), (228, 247), kind="backline")
+    d.arrow((306, 60), (390, 60), (390, 294), (281, 294))
+    d.arrow((281, 310), (406, 310), (406, 76), (306, 76), kind="backline")
+    d.arrow((212, 322), (212, 378), (234, 378))
+    d.arrow((234, 396), (228, 396), (228, 323), kind="backline")
+    d.arrow((52, 241), (52, 400), (234, 400))
+    d.arrow((234, 392), (68, 392), (68, 241), kind="backline")
+    d.text(116, 136, "ATT-2", "tag")
+    d.text(128, 178, "dq ATT-19", "back")
+    d.text(262, 108, "ATT-21", "back")
+    d.text(184, 196, "ATT-3", "tag")
+    d.text(262, 188, "ATT-18", "back")
+    d.text(182, 264, "ATT-4", "tag")
+    d.text(262, 264, "ATT-17", "back")
+    d.text(372, 330, "ATT-20", "back")
+    d.text(270, 346, "ATT-15", "back")
+    d.text(120, 376, "ATT-15", "back")
+    d.text(140, 418, "ATT-6", "tag")
+    return d
+
+
+DIAGRAMS = (rnn, lstm_forward, lstm_backward, gru, gate_blocks, shift, captioner, attention_flow)
 
 
 # --------------------------------------------------------------------------------- of a trained model

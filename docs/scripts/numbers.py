@@ -19,7 +19,7 @@ RNN = {"Wx": 1.0, "Wh": 0.5, "b": 0.0}
 LSTM = {"Wx": (1.0, 0.0, 1.0, 1.0), "Wh": (0.5, 0.5, 0.5, 0.5), "b": (0.0, 1.0, 0.0, 0.0)}  # i, f, o, g
 GRU = {"Wx": (1.0, 0.0, 1.0), "Wh": (0.5, 0.5, 0.5), "b": (0.0, 0.0, 0.0)}  # r, z, n
 # The example of attention: H = 2, a grid of 2 by 2 regions, one step.
-REGIONS, QUERY, DATTN = ((2.0, 0.0), (0.0, 2.0), (1.0, 1.0), (0.0, 0.0)), (1.0, 0.0), (0.0, 1.0)
+REGIONS, QUERY, DATTN = ((2.0, 0.0), (0.0, 2.0), (1.0, 1.0), (0.0, 0.0)), (1.0, 0.5), (0.0, 1.0)
 # The example of the loss: a vocabulary of three words, the right one is the first.
 SCORES, RIGHT = (2.0, 1.0, 0.0), 0
 

@@ -4,7 +4,8 @@
 
 Left: in an RNN, the gradient of h_t is multiplied at each step back by diag(1 - h^2) W_h^T. W_h is drawn from
 N(0, 1/H) and scaled. Middle: the norm of dW_h against the length of the sequence, before and after clipping. Clipping
-limits what explodes, and brings back nothing that vanished. Right: an LSTM with forget biases 0, 1 and 3.
+limits what explodes, and brings back nothing that vanished. Right: an LSTM with forget biases 0, 1 and 3; dotted, what
+goes along the cell state alone.
 """
 
 import torch
@@ -41,11 +42,23 @@ def weight_gradient(scale: float, steps: int) -> float:
     return cell.Wh.grad.norm().item()
 
 
-def lstm_norms(bias: float) -> list[float]:
+def lstm_norms(bias: float) -> tuple[list[float], list[float]]:
+    """The norm of the whole gradient, and of what goes along the cell state alone, from the gradient of the last c."""
     torch.manual_seed(0)
     cell = LSTM(D, H)
     cell.b.data[H : 2 * H] = bias
-    return norms_back_in_time(cell, torch.randn(N, T, D), H)
+    x = torch.randn(N, T, D)
+    state, forgets = cell.start(torch.zeros(N, H)), []
+    with torch.no_grad():
+        for t in range(T):
+            forgets.append(cell.gates(x[:, t], state, x)["forget gate f"])
+            state, _ = cell.step(x[:, t], state, x)
+    dc = torch.randn(N, H)
+    alone = []
+    for f in reversed(forgets):
+        alone.append(dc.norm(dim=1).mean().item())
+        dc = dc * f  # LSTM-12
+    return norms_back_in_time(cell, x, H), alone
 
 
 def draw() -> tuple[Figure, dict[str, float]]:
@@ -61,10 +74,12 @@ def draw() -> tuple[Figure, dict[str, float]]:
         norms = [weight_gradient(scale, length) for length in lengths]
         clipped.semilogy(lengths, norms, f"{colour}--", label=f"$W_h$ times {scale:g}")
         clipped.semilogy(lengths, [min(norm, CLIP) for norm in norms], colour, label="... clipped at 5")
-    for bias in (0.0, 1.0, 3.0):
-        norms = lstm_norms(bias)
+    for bias, colour in ((0.0, "C0"), (1.0, "C1"), (3.0, "C2")):
+        norms, alone = lstm_norms(bias)
         left[f"LSTM, forget bias {bias:g}"] = norms[50] / norms[0]
-        lstms.semilogy([norm / norms[0] for norm in norms], label=f"forget bias {bias:g}")
+        left[f"... along c alone, forget bias {bias:g}"] = alone[50] / alone[0]
+        lstms.semilogy([norm / norms[0] for norm in norms], colour, label=f"forget bias {bias:g}")
+        lstms.semilogy([norm / alone[0] for norm in alone], f"{colour}:", label="... along c alone")
     rnns.set(title="RNN", xlabel="steps back in time", ylabel="norm of the gradient, the last step's = 1")
     clipped.set(title="RNN: clipping", xlabel="length of the sequence", ylabel="norm of $dW_h$")
     lstms.set(title="LSTM", xlabel="steps back in time")

@@ -114,8 +114,10 @@ class CaptioningRNN(nn.Module):
 
     def hidden_states(self, features: Tensor, words: Tensor) -> Tensor:
         """features (N, C, grid_h, grid_w), words int64 (N, T) -> h (N, T, H)."""
-        x = self.dropout(self.word_embedding(words))  # (N, T, D)
-        image = self.project_features(features)
+        return self.read(self.dropout(self.word_embedding(words)), self.project_features(features))
+
+    def read(self, x: Tensor, image: Tensor) -> Tensor:
+        """Word vectors x (N, T, D) and the projected features of :meth:`project_features` -> h (N, T, H)."""
         if self.image_input == "first-token":
             x = torch.cat([image.unsqueeze(1).to(x.dtype), x], dim=1)  # (N, 1 + T, D)
             h = self.cell(x, x.new_zeros(len(x), self.hidden_dim))
