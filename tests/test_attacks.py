@@ -275,8 +275,11 @@ def test_odd_images_are_refused():
     for odd in (None, 5, torch.zeros(3, 4, 4), Image.new("F", (9, 9), 0.5), Image.new("RGB", (0, 0))):
         with pytest.raises(ValueError):
             load_image(odd, 32)
-    with pytest.raises(InputError, match="not a valid pattern"):
-        find_images(["**x"])
+    if sys.version_info >= (3, 13):  # there "**x" means "*x"
+        assert find_images(["**x"]) == []
+    else:
+        with pytest.raises(InputError, match="not a valid pattern"):
+            find_images(["**x"])
 
 
 def test_an_image_of_many_pixels_looks_like_a_small_one(tmp_path):

@@ -85,9 +85,7 @@ class Drawing:
 
     def circle(self, x: float, y: float, words: str, colour: str = "paper") -> None:
         """An operation, such as + or ×."""
-        self.add(
-            "circle", cx=x, cy=y, r=13 if len(words) < 2 else 17, style=f"fill:var(--{colour});stroke:var(--line)"
-        )
+        self.add("circle", cx=x, cy=y, r=13 if len(words) < 2 else 17, style=f"fill:var(--{colour});stroke:var(--line)")
         self.text(x, y, words)
 
     def arrow(self, *points: tuple[float, float], kind: str = "line", bold: bool = False, head: bool = True) -> None:

@@ -15,6 +15,7 @@ from ..model.captioner import CaptioningRNN, evaluating
 from ..model.decoding import next_scores
 from ..storage import replacing
 from ..text import printable
+from .explaining import explain
 
 
 def save_figure(stem: str | Path, found: dict, figure: Figure) -> None:
@@ -31,11 +32,15 @@ def trace(model: CaptioningRNN, image: Tensor, max_length: int = 15, top: int = 
     """The greedy caption of an image, uint8 (3, S, S), and what happened at every step, as plain values.
 
     Returns: "cell", "caption", and "steps", a list of dicts: "word", "log_prob", "gates" (name -> H values), "top"
-        (words with their probabilities), "hidden_norm" and "attention" (grid_h lists of grid_w weights, or None).
+        (words with their probabilities), "hidden_norm", "attention" (grid_h lists of grid_w weights, or None),
+        "gradient" and "occlusion" (of the regions, in the same shape; see :func:`explain`), "word_gradient" and
+        "word_occlusion" (of the words read so far, ``<START>`` first).
     """
-    steps, words = [], torch.tensor([START])
+    steps: list[dict] = []
+    words = torch.tensor([START])
     with evaluating(model):
-        state, cell_image = model.start(model.encode(image[None]))
+        features = model.encode(image[None])
+        state, cell_image = model.start(features)
         for _ in range(max_length):
             gates = model.cell.gates(model.word_embedding(words), state, cell_image)
             scores, state, weights = next_scores(model, words, state, cell_image, allow_unk=False)
@@ -55,7 +60,12 @@ def trace(model: CaptioningRNN, image: Tensor, max_length: int = 15, top: int = 
             )
             if words.item() == END:
                 break
-    caption = " ".join(step["word"] for step in steps if step["word"] != "<END>")
+    written = [step["word"] for step in steps if step["word"] != "<END>"]
+    caption, found = " ".join(written), explain(model, features, written)
+    for t, step in enumerate(steps):
+        step["gradient"], step["occlusion"] = found.region_gradient[t].tolist(), found.region_occlusion[t].tolist()
+        step["word_gradient"] = found.word_gradient[t, : t + 1].tolist()
+        step["word_occlusion"] = found.word_occlusion[t, : t + 1].tolist()
     return {"cell": model.cell_type, "caption": caption, "steps": steps}
 
 
@@ -63,20 +73,25 @@ def trace(model: CaptioningRNN, image: Tensor, max_length: int = 15, top: int = 
 def draw_trace(image: Tensor, found: dict) -> Figure:
     """The figure of a trace: where the model looked, the most probable words, and the values inside the cell."""
     steps = found["steps"]
-    T, labels, looks = len(steps), [printable(step["word"])[:40] for step in steps], steps[0]["attention"] is not None
+    T, labels = len(steps), [printable(step["word"])[:40] for step in steps]
+    ways = [way for way in ("attention", "gradient", "occlusion") if steps[0][way] is not None]
     maps = {name: torch.tensor([step["gates"][name] for step in steps]).T for name in steps[0]["gates"]}
-    heights = [1.6] * looks + [1.6, 1.0] + [1.2] * len(maps)
+    heights = [1.6] * len(ways) + [1.6, 1.0] + [1.2] * len(maps)
     figure = Figure(figsize=(max(7, 1.5 * T + 1.5), 1.6 * sum(heights)), layout="constrained")
     grid = figure.add_gridspec(len(heights), T, height_ratios=heights)
     figure.suptitle(printable(f"{found['cell']}: {found['caption']}")[:400], parse_math=False)
+    rows = len(ways)
     for t, step in enumerate(steps):
-        if looks:
-            _draw_attention(figure.add_subplot(grid[0, t]), image, step)
-        axes = figure.add_subplot(grid[looks, t])
+        for row, way in enumerate(ways):
+            axes = figure.add_subplot(grid[row, t])
+            _draw_regions(axes, image, torch.tensor(step[way]), step["word"] if row == 0 else "")
+            if t == 0:
+                axes.set_ylabel(way, fontsize=8)
+        axes = figure.add_subplot(grid[rows, t])
         _draw_words(axes, step)
         if t == 0:
             axes.set_ylabel("most probable\nnext words", fontsize=8)
-    axes = figure.add_subplot(grid[looks + 1, :])
+    axes = figure.add_subplot(grid[rows + 1, :])
     axes.plot(range(T), [step["hidden_norm"] for step in steps], marker="o", markersize=3)
     axes.set(xlim=(-0.5, T - 0.5))
     _label_steps(axes, labels)
@@ -84,7 +99,7 @@ def draw_trace(image: Tensor, found: dict) -> Figure:
     axes.set_ylabel("norm of h", fontsize=8)
     axes.grid(alpha=0.3)
     for k, (name, values) in enumerate(maps.items()):
-        axes = figure.add_subplot(grid[looks + 2 + k, :])
+        axes = figure.add_subplot(grid[rows + 2 + k, :])
         _draw_units(figure, axes, name, values)
         _label_steps(axes, labels)
     return figure
@@ -96,10 +111,11 @@ def _label_steps(axes, labels):
         label.set_parse_math(False)
 
 
-def _draw_attention(axes, image, step):
-    axes.imshow(attention_overlay(image, torch.tensor(step["attention"])).permute(1, 2, 0).numpy())
-    axes.set_title(printable(step["word"])[:40], fontsize=8, parse_math=False)
-    axes.axis("off")
+def _draw_regions(axes, image, values, title):
+    """Attention weights, or how much each region speaks for the word; what speaks against it is dark."""
+    axes.imshow(attention_overlay(image, values.clamp(min=0)).permute(1, 2, 0).numpy())
+    axes.set_title(printable(title)[:40], fontsize=8, parse_math=False)
+    axes.set(xticks=[], yticks=[])
 
 
 def _draw_words(axes, step):

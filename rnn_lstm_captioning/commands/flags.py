@@ -297,10 +297,18 @@ def inspect_flags() -> ArgumentParser:
         "or gradients back in time.",
     )
     parser.add_argument(
-        "--checkpoint", type=name, nargs="+", required=True, metavar="FILE", help="several with --gradients"
+        "--checkpoint", type=name, nargs="+", required=True, metavar="FILE", help="several with --gradients or --html"
     )
-    parser.add_argument("--image", type=name, metavar="PATH", help="the image to caption")
+    parser.add_argument(
+        "--image", type=name, nargs="+", metavar="PATH", help="the image to caption; several with --html"
+    )
     parser.add_argument("--gradients", action="store_true", help="draw the norm of a gradient on its way back in time")
+    parser.add_argument(
+        "--html",
+        type=path,
+        metavar="FILE",
+        help="write a page that explains the captions, to open in a browser; without --image, of built-in scenes",
+    )
     parser.add_argument("--top", type=positive(int), default=5, metavar="N", help="next words per step (%(default)s)")
     parser.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="in words (%(default)s)")
     parser.add_argument(
