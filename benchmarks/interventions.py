@@ -68,7 +68,7 @@ def main():
                 )
     if args.out:
         cells = list(dict.fromkeys(cell for found in scores.values() for cell in found))
-        figure = Figure(figsize=(8, 0.32 * len(scores) * max(1, len(cells) / 2) + 1), layout="constrained")
+        figure = Figure(figsize=(8, 0.1 * len(scores) * max(2, len(cells)) + 1), layout="constrained")
         axes = figure.add_subplot(xlabel="CIDEr")
         for k, cell in enumerate(cells):
             places = [place + 0.8 * (k - (len(cells) - 1) / 2) / len(cells) for place in range(len(scores))]
@@ -77,7 +77,7 @@ def main():
         axes.invert_yaxis()
         axes.legend()
         axes.grid(axis="x", alpha=0.3)
-        figure.savefig(args.out, dpi=100)
+        figure.savefig(args.out, dpi=90)
         print(f"\nwrote {args.out}")
 
 

@@ -72,11 +72,17 @@ def opened(context, site):
     page = context.new_page()
     page.goto(site[0])
     page.locator(".gallery-item img").last.wait_for()
+    page.locator("figure img").first.wait_for()  # of the first example
     return page
 
 
-def upload(page, path):
+def upload(page, path, refused=False):
+    """Upload a file, and wait until the page shows something else. Args: refused, before it is sent."""
+    shown = "document.querySelector('figure img')?.src ?? null"
+    before = page.evaluate(shown)
     page.locator("input[type=file]").set_input_files(path)
+    if not refused:
+        page.wait_for_function(f"before => ({shown}) !== before", arg=before)
 
 
 def captions_on(page):
@@ -124,6 +130,51 @@ def test_a_visitor_sees_the_captions_and_can_choose_another_word(page, trained_c
 
 def features(captioner, path):
     return web.open_file(path, [captioner]).features[0]
+
+
+@in_a_browser
+def test_a_chosen_word_shows_attention_gradient_and_occlusion_and_survives_a_slider(page, trained_cells, captioners):
+    upload(page, trained_cells / "photo.png")
+    first = captions_on(page)[0].split()
+    group(page, "Choose a word").get_by_role("radio").nth(1).check()
+    figure = page.locator("figure").first
+    page.get_by_alt_text(f"bright at the regions that speak for “{first[1]}”").wait_for()
+    assert figure.locator("img").count() == 3
+    page.get_by_role("button", name="Beam width and temperature").click()
+    page.wait_for_timeout(500)
+    page.locator("input[type=number]").first.fill("1")
+    page.keyboard.press("Enter")
+    path = trained_cells / "photo.png"
+    wanted = captioners[0].caption(path, max_length=web.MAX_WORDS, beginning=first[:2])
+    page.locator("figcaption b", has_text=re.compile(f"^{wanted.text}$")).first.wait_for()
+    assert group(page, "Choose a word").get_by_role("radio").nth(1).is_checked()
+    assert figure.locator("img").count() == 3
+
+
+@in_a_browser
+def test_a_changed_model_writes_other_captions(page, trained_cells, captioners):
+    path = trained_cells / "photo.png"
+    upload(page, path)
+    before = captions_on(page)
+    page.get_by_label("Change in the model").click()
+    page.get_by_role("option", name="output gate o = 0").click()
+    page.get_by_text("a part of the model is changed").first.wait_for()
+    for captioner, text in zip(captioners, captions_on(page)):
+        found = web.predict(captioner, features(captioner, path), 5, 0, (), "output gate o = 0")
+        assert found.broken and (found.caption.text or "(no words)") == text
+    page.get_by_label("Change in the model").click()
+    page.get_by_role("option", name="attention uniform").click()  # the LSTM has none: it stays as it is
+    page.locator("figcaption b", has_text=re.compile(f"^{before[1]}$")).first.wait_for()
+    assert page.get_by_text("a part of the model is changed").count() == 1
+
+
+@in_a_browser
+def test_the_first_screen_of_a_phone_shows_a_caption(browser, site):
+    with browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True) as context:
+        page = opened(context, site)
+        for selector in ("figcaption b", "figure img"):
+            box = page.locator(selector).first.bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= 844, selector
 
 
 @in_a_browser
@@ -196,9 +247,11 @@ def test_unusable_files_are_refused_with_a_message(page, tmp_path):
         upload(page, tmp_path / "whole.jpg")
         captions_on(page)
         page.reload()
-        upload(page, tmp_path / name)
+        page.locator("figure img").first.wait_for()  # of the first example
+        sent = message.startswith("This file")
+        upload(page, tmp_path / name, refused=not sent)
         page.get_by_text(message).wait_for()
-        assert page.locator("figure").count() == 0
+        assert page.locator("figure").count() == (0 if sent else len(CELLS))
     upload(page, tmp_path / "whole.jpg")  # and the page still works
     captions_on(page)
 
@@ -303,7 +356,8 @@ def test_the_current_word_is_always_among_the_choices(captioners, trained_cells)
     prediction = web.predict(captioners[0], opened_image.features[0], beam=1, temperature=0, beginning=[rare, "<END>"])
     assert web.words_to_choose(prediction) == [(rare, 0), ("(end)", 1)]
     assert web.alternatives(prediction, 1)[1] == "<END>"
-    assert f"<b>{rare}</b>" in web.draw_figure(opened_image, prediction, 1)
+    found = web.explain(captioners[0].model, opened_image.features[0], prediction.caption.words)
+    assert f"<b>{rare}</b>" in web.draw_figure(opened_image, prediction, 1, found)
 
 
 def test_a_page_that_was_open_too_long_says_that_its_image_is_gone(captioners):

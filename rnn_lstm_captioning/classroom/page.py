@@ -1,5 +1,6 @@
-"""A web page to try captioners: drop an image and read each model's caption; choose a word to see where the model
-looked and which other words were probable; choose one of those, and the model continues from there. Needs Gradio.
+"""A web page to try captioners: drop an image and read each model's caption; choose a word to see where it came from
+(attention, gradient, occlusion) and which other words were probable; choose one of those, and the model continues from
+there; break a gate, and see what is lost. Needs Gradio.
 """
 
 import base64
@@ -26,6 +27,8 @@ from ..evaluation.figures import attention_overlay, jpeg_bytes
 from ..model.captioner import evaluating
 from ..model.decoding import Decoding
 from ..text import printable
+from .explaining import Explanation, explain
+from .interventions import Intervened, Intervention, gate_names
 
 try:
     import gradio as gr
@@ -37,6 +40,7 @@ except ModuleNotFoundError as error:
 
 END = SPECIAL_TOKENS[2]
 MAX_WORDS, TOP = 20, 6
+WHOLE = "nothing"  # is changed in the model
 SIDE = 480  # pixels, at most, of an image on the page
 UPLOAD_LIMIT = "20mb"
 ONE_AT_A_TIME = threading.Lock()  # a decoded photo can take half a gigabyte
@@ -44,7 +48,9 @@ KEPT = 60  # seconds for which an uploaded file is kept: the browser fetches it 
 SESSION = 3600  # seconds for which a visitor's unused image is remembered
 CSS = """
 figure { margin: 0 } figure img { width: min(100%, 60vh); margin: .5em 0; border-radius: 6px }
-figcaption b { display: block; font-size: 1.25em } [role=alert] { font-weight: bold }
+figcaption b { display: block; font-size: 1.25em } figure .ways { display: flex; gap: .5em; flex-wrap: wrap }
+figure .ways span { flex: 1 1 30%; min-width: 7em; font-size: .9em } figure .ways img { width: 100% }
+@media (max-width: 640px) { .results { order: -1 } } [role=alert] { font-weight: bold }
 footer { display: none !important }
 label:has(input[type=radio]:focus-visible) { outline: 2px solid currentColor }
 .gallery-item img { width: 60px; height: 60px; object-fit: cover; margin: 0 }
@@ -74,6 +80,7 @@ class Prediction(NamedTuple):
 
     caption: Caption
     next_words: list[list[tuple[str, float]]]  # len(caption.words) + 1 lists of (word, probability)
+    broken: bool = False  # a part of the model was changed
 
 
 # --------------------------------------------------------------------------- images and captions
@@ -94,30 +101,70 @@ def open_file(path: str | Path, captioners: Sequence[ImageCaptioner]) -> OpenedI
 
 
 def predict(
-    captioner: ImageCaptioner, features: torch.Tensor, beam: float, temperature: float, beginning: Sequence[str] = ()
+    captioner: ImageCaptioner,
+    features: torch.Tensor,
+    beam: float,
+    temperature: float,
+    beginning: Sequence[str] = (),
+    broken: str = WHOLE,
 ) -> Prediction:
-    """A caption with this beginning: sampled if the temperature is above 0, else from beam search."""
+    """A caption with this beginning: sampled if the temperature is above 0, else from beam search.
+
+    Args: broken, what is changed, a name of :func:`interventions`; a model that has no such part stays as it is.
+    """
     found_with = {"temperature": temperature} if temperature > 0 else {"beam": int(beam)}
     decoding = Decoding(max_length=MAX_WORDS, **found_with)
-    caption = captioner.caption_features(features, decoding, beginning=beginning)[0]
-    return Prediction(caption, captioner.next_words(features, caption.words, TOP))
+    change = interventions(captioner).get(broken)
+    using = Intervened(captioner.model, change) if change else None
+    caption = captioner.caption_features(features, decoding, beginning=beginning, using=using)[0]
+    return Prediction(caption, captioner.next_words(features, caption.words, TOP), bool(change))
 
 
-def draw_figure(opened: OpenedImage, prediction: Prediction, place: int | None) -> str:
-    """HTML of the image, bright where the model looked for the word at this position, above the caption."""
-    caption, shown = prediction.caption, opened.shown
+def interventions(captioner: ImageCaptioner) -> dict[str, Intervention]:
+    """What the page can change in a model: name -> :class:`Intervention`."""
+    found = {
+        f"{name} = {value}": Intervention(gates={name: value})
+        for name in gate_names(captioner.model)
+        for value in (0, 1)
+    }
+    if captioner.model.cell.uses_grid:
+        found["attention uniform"] = Intervention(attention="uniform")
+    found["hidden state erased before word 5"] = Intervention(erase=(0, 5))
+    return found
+
+
+def draw_figure(
+    opened: OpenedImage, prediction: Prediction, place: int | None = None, found: Explanation | None = None
+) -> str:
+    """HTML of the image below the caption. For the word at a place: three images, bright where the model looked, and at
+    the regions that the word needs, by gradient and by occlusion. Args: found, the explanation of the caption."""
+    caption = prediction.caption
     text = html.escape(caption.text) or "(no words)"
-    description, below, attention = "the image", f"probability {_chance(caption.log_prob)}", caption.attention
-    if place is not None and attention is None:
-        below = "this model read the whole image once, before the first word: it has no attention to show"
-    elif place is not None and attention is not None and place < len(caption.words):
-        shown = attention_overlay(shown, attention[place])
-        description = f"the image, bright where the model looked for “{html.escape(caption.words[place])}”"
-        below = description.removeprefix("the image, ")
-    return (
-        f'<figure><figcaption aria-live="polite"><b>{text}</b>{below}</figcaption>'
-        f'<img src="{_data(shown)}" alt="{description}"></figure>'
-    )
+    below = f"probability {_chance(caption.log_prob)}"
+    if prediction.broken:
+        below += "; a part of the model is changed"
+    shown = f'<img src="{_data(opened.shown)}" alt="the image">'
+    if place is not None and found is not None:
+        word = html.escape(_readable((*caption.words, END)[place]))
+        below = f"where “{word}” came from"
+        if found.attention is None:
+            below += ": this model read the whole image once, before the first word: it has no attention to show"
+        if prediction.broken:
+            below += " (gradient and occlusion are those of the unchanged model)"
+        shown, ways = (
+            "",
+            {
+                f"bright where the model looked for “{word}”": ("attention", caption.attention),
+                f"bright at the regions that speak for “{word}”, by the gradient": ("gradient", found.region_gradient),
+                f"bright at the regions without which “{word}” is less probable": ("occlusion", found.region_occlusion),
+            },
+        )
+        for description, (way, values) in ways.items():
+            if values is not None and place < len(values):
+                picture = _data(attention_overlay(opened.shown, values[place].clamp(min=0)))
+                shown += f'<span>{way}<img src="{picture}" alt="{description}"></span>'
+        shown = f'<div class="ways">{shown}</div>'
+    return f'<figure><figcaption aria-live="polite"><b>{text}</b>{below}</figcaption>{shown}</figure>'
 
 
 def thumbnail(path: str | Path) -> str:
@@ -222,15 +269,18 @@ def delete_old_files(folder: Path, keep: Sequence[str]) -> None:
 class Column:
     """What the page shows of one captioner."""
 
-    def __init__(self, index: int, captioner: ImageCaptioner, title: str) -> None:
+    def __init__(self, index: int, captioner: ImageCaptioner, title: str, opened: OpenedImage | None = None) -> None:
+        """Args: opened, the image that the page shows first."""
         self.index, self.captioner = index, captioner
+        first = opened and self.predict(opened, (5, 0, WHOLE))
         with gr.Column(min_width=260):
             gr.Markdown(title)
-            self.prediction = gr.State(time_to_live=SESSION)
-            self.figure = gr.HTML()
+            self.prediction = gr.State(first, time_to_live=SESSION)
+            self.figure = gr.HTML(draw_figure(opened, first) if opened and first else "")
             self.words = gr.Radio(
-                label="Choose a word", info="Where did the model look? Which other words were probable?", visible=False
-            )
+                words_to_choose(first) if first else None, label="Choose a word", visible=first is not None,
+                info="Where did it come from? Which other words were probable?",
+            )  # fmt: skip
             self.alternatives = gr.Radio(info="Choose another word, and the model continues from there.", visible=False)
 
     def show(self, opened: OpenedImage | None, prediction: Prediction | None) -> list:
@@ -238,7 +288,7 @@ class Column:
         if opened is None or prediction is None:
             return [None, "", hidden(), hidden()]
         words = gr.update(choices=words_to_choose(prediction), value=None, visible=True)
-        return [prediction, draw_figure(opened, prediction, None), words, hidden()]
+        return [prediction, draw_figure(opened, prediction), words, hidden()]
 
     def look(self, opened: OpenedImage, prediction: Prediction, place: int) -> list:
         """A word was chosen. Returns: values for figure and alternatives."""
@@ -247,25 +297,50 @@ class Column:
         choices, here = alternatives(prediction, place)
         label = "Instead of the end" if here == END else f"Instead of “{here}”"
         shown = gr.update(choices=choices, value=here, visible=True, label=label)
-        return [draw_figure(opened, prediction, place), shown]
+        return [self.draw(opened, prediction, place), shown]
 
     def continue_caption(
-        self, opened: OpenedImage, prediction: Prediction, place: int, word: str, beam: float, temperature: float
+        self, opened: OpenedImage, prediction: Prediction, place: int, word: str, *settings: float | str
     ) -> list:
         """Another word was chosen: keep the words before it, and let the model continue after it. Returns: values
         for prediction, figure and words; the alternatives don't change, and the keyboard focus stays on them."""
         check_remembered(prediction)
         beginning = [*prediction.caption.words[:place], word]
-        prediction = predict(self.captioner, opened.features[self.index], beam, temperature, beginning)
+        prediction = self.predict(opened, settings, beginning)
         choices = gr.update(choices=words_to_choose(prediction), value=place)
-        return [prediction, draw_figure(opened, prediction, place), choices]
+        return [prediction, self.draw(opened, prediction, place), choices]
+
+    def draw(self, opened: OpenedImage, prediction: Prediction, place: int) -> str:
+        """HTML that explains the word at a place."""
+        found = explain(self.captioner.model, opened.features[self.index], prediction.caption.words)
+        return draw_figure(opened, prediction, place, found)
+
+    def predict(self, opened: OpenedImage, settings: Sequence, beginning: Sequence[str] = ()) -> Prediction:
+        """A caption of this captioner. Args: settings, the values of beam width, temperature and what is changed."""
+        beam, temperature, broken = settings
+        return predict(self.captioner, opened.features[self.index], beam, temperature, beginning, broken)
+
+    def renew(
+        self, opened: OpenedImage | None, prediction: Prediction | None, place: int | None, settings: Sequence
+    ) -> list:
+        """A setting was changed: write the caption again. If a word is chosen, the words up to it stay, and so does the
+        choice. Returns: values for prediction, figure, words and alternatives."""
+        if opened is None or prediction is None:
+            return self.show(None, None)
+        if place is None or place >= len(prediction.caption.words):
+            return self.show(opened, self.predict(opened, settings))
+        prediction = self.predict(opened, settings, prediction.caption.words[: place + 1])
+        choices = gr.update(choices=words_to_choose(prediction), value=place)
+        figure, others = self.look(opened, prediction, place)
+        return [prediction, figure, choices, others]
 
 
 def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examples: Sequence[str]) -> gr.Blocks:
     """The page. Args: captioners; titles, Markdown, one each; examples, paths of images to choose from."""
     with gr.Blocks(title="Image captioning", analytics_enabled=False) as page:
         gr.Markdown("# What do the models see?\nDrop an image, or choose one of the examples.")
-        opened = gr.State(time_to_live=SESSION)
+        first = open_file(examples[0], captioners) if examples else None
+        opened = gr.State(first, time_to_live=SESSION)
         with gr.Row():
             with gr.Column(min_width=280):
                 upload = gr.Image(label="Image", sources=["upload", "webcam", "clipboard"], height=260, buttons=[])
@@ -283,20 +358,24 @@ def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examp
                     )  # fmt: skip
                     for slider in (beam, temperature):  # a typed number may be out of range
                         slider.preprocess = partial(clamped, slider.minimum, slider.maximum)
+                changes = dict.fromkeys(name for captioner in captioners for name in interventions(captioner))
+                broken = gr.Dropdown(
+                    [WHOLE, *changes], value=WHOLE, label="Change in the model", filterable=False,
+                    info="A gate is held at a value, or a part is taken away. What is lost?",
+                )  # fmt: skip
                 again = gr.Button("Caption again")
-            with gr.Column(scale=3), gr.Row():
-                columns = [Column(index, *item) for index, item in enumerate(zip(captioners, titles))]
+            with gr.Column(scale=3, elem_classes="results"), gr.Row():
+                columns = [Column(index, *item, first) for index, item in enumerate(zip(captioners, titles))]
         outputs = [part for c in columns for part in (c.prediction, c.figure, c.words, c.alternatives)]
 
-        def caption(seen, beam, temperature):
+        def caption(seen, *settings):
             """Values for the columns."""
             values = []
             for column in columns:
-                prediction = seen and predict(column.captioner, seen.features[column.index], beam, temperature)
-                values += column.show(seen, prediction)
+                values += column.show(seen, seen and column.predict(seen, settings))
             return values
 
-        def caption_file(path, beam, temperature):
+        def caption_file(path, *settings):
             """Values for problem, opened and the columns."""
             seen, wrong = None, hidden()
             if path:
@@ -305,21 +384,28 @@ def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examp
                 except (OSError, ValueError) as error:
                     reason = html.escape(printable(error))
                     wrong = gr.update(value=f'<p role="alert">This file can not be used: {reason}.</p>', visible=True)
-            return [wrong, seen, *caption(seen, beam, temperature)]
+            return [wrong, seen, *caption(seen, *settings)]
 
-        def caption_upload(path, beam, temperature):
-            problem, seen, *values = caption_file(path, beam, temperature)
+        def caption_upload(path, *settings):
+            problem, seen, *values = caption_file(path, *settings)
             return [path if seen else None, problem, seen, *values]
 
-        def caption_again(seen, beam, temperature):
+        def caption_again(seen, *settings):
             if seen is None:
                 gr.Warning("Upload an image first, or choose an example.")
-            return caption(seen, beam, temperature)
+            return caption(seen, *settings)
 
-        def caption_example(index, beam, temperature):
-            return [None, *caption_file(examples[index], beam, temperature)]
+        def caption_example(index, *settings):
+            return [None, *caption_file(examples[index], *settings)]
 
-        settings, everything = [beam, temperature], [upload, problem, opened, *outputs]
+        def change_setting(seen, beam, temperature, broken, *chosen):
+            """Chosen: the prediction and the chosen word of each column. Values for the columns."""
+            values = []
+            for column, prediction, place in zip(columns, chosen[::2], chosen[1::2]):
+                values += column.renew(seen, prediction, place, (beam, temperature, broken))
+            return values
+
+        settings, everything = [beam, temperature, broken], [upload, problem, opened, *outputs]
         newest = {"trigger_mode": "always_last", "show_progress": "minimal"}
         uploaded = upload.input(caption_upload, [upload, *settings], everything, api_name="caption", **newest)
         chosen = gallery.click(caption_example, [gallery, *settings], everything, api_name=False, **newest)
@@ -327,8 +413,9 @@ def make_page(captioners: Sequence[ImageCaptioner], titles: Sequence[str], examp
             event.then(None, js=SHOW_CAPTION)
         page.load(None, js=ARROW_KEYS)
         again.click(caption_again, [opened, *settings], outputs, api_name=False, **newest)
-        for slider in settings:
-            slider.change(caption, [opened, *settings], outputs, api_name=False, **newest)
+        chosen_words = [part for column in columns for part in (column.prediction, column.words)]
+        for setting in settings:
+            setting.change(change_setting, [opened, *settings, *chosen_words], outputs, api_name=False, **newest)
         for column in columns:
             place = [opened, column.prediction, column.words]
             column.words.input(column.look, place, [column.figure, column.alternatives], api_name=False, **newest)

@@ -16,7 +16,7 @@ from ..data.vocabulary import END, NULL, START, tokenize
 from ..errors import InputError
 from ..model.captioner import CaptioningRNN, evaluating
 from ..model.checkpoint import load_checkpoint, restore_captioner
-from ..model.decoding import Decoding, allowed, decode
+from ..model.decoding import Captioner, Decoding, allowed, decode
 
 PIXELS = 64 * 512 * 512  # that the CNN is fed at a time: a few gigabytes
 
@@ -86,15 +86,17 @@ class ImageCaptioner:
         beginning: str | Sequence[str] = (),
         batch_size: int = 64,
         generator: torch.Generator | None = None,
+        using: Captioner | None = None,
     ) -> list[Caption]:
-        """Features (N, C, grid_h, grid_w) -> a list of N :class:`Caption`."""
+        """Features (N, C, grid_h, grid_w) -> a list of N :class:`Caption`. Args: using, what writes the captions in the
+        place of the model, such as the model under an intervention."""
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, wanted at least 1")
         indices = self._indices(beginning)
         captions = []
         for batch in features.split(batch_size) if len(features) else ():
             with evaluating(self.model):
-                found = decode(self.model, batch.to(self.device), decoding, indices, generator)
+                found = decode(using or self.model, batch.to(self.device), decoding, indices, generator)
             if found.log_probs.isnan().any():
                 raise InputError("the model's scores are not numbers (NaN): its weights or the features are damaged")
             attention = [None] * len(batch) if found.attn_weights is None else found.attn_weights.cpu()
