@@ -124,7 +124,7 @@ def linked(text: str, source: Path, sources: set[Path]) -> str:
             return f"{before}({path.stem}.md{anchor})"
         if path.suffix == ".py" and path.parent == PACKAGE / "cells" and path.stem in LESSONS:
             return f"{before}(code_{path.stem}.md)"
-        if path.suffix == ".png" or path.suffix == ".svg":
+        if path.suffix in (".png", ".svg", ".gif"):
             return f"{before}(images/{path.name})"
         if path.is_file():
             sources.add(path)
