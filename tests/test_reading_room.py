@@ -9,6 +9,7 @@ import torch
 
 from docs.scripts import characters, diagrams, memory, numbers, vanishing
 from rnn_lstm_captioning import (
+    Decoding,
     dot_product_attention,
     dot_product_attention_backward,
     gru_backward,
@@ -19,6 +20,7 @@ from rnn_lstm_captioning import (
     rnn_forward,
     temporal_softmax_loss,
 )
+from rnn_lstm_captioning.model.decoding import decode
 
 DOCS = Path(__file__).parents[1] / "docs"
 LESSONS = ["pictures", "rnn", "gradients", "lstm", "gru", "attention", "loss", "decoding", "metrics"]
@@ -226,3 +228,34 @@ def test_the_character_model_learns_and_writes():
     assert losses[0] == pytest.approx(np.log(len(model.characters)), abs=0.3) and losses[-1] < losses[0] - 0.5
     written = model.write("the cell", 30)
     assert len(written) == 38 and written.startswith("the cell") and set(written) <= set(text)
+
+
+class SmallLanguage:
+    """The example of docs/decoding.md as a captioner: the probabilities of the next word, given the last one."""
+
+    words = ["<NULL>", "<START>", "<END>", "<UNK>", "a", "two", "dog", "cat", "bird", "dogs"]
+    after = {
+        "<START>": {"a": 0.6, "two": 0.4},
+        "a": {"dog": 0.4, "cat": 0.3, "bird": 0.3},
+        "two": {"dogs": 0.9, "<END>": 0.1},
+        **{word: {"<END>": 1.0} for word in ("dog", "cat", "bird", "dogs")},
+    }
+
+    def start(self, features):
+        return (features.flatten(1),), features
+
+    def step(self, words, state, image):
+        probabilities = torch.zeros(len(words), len(self.words))
+        for row, word in enumerate(words.tolist()):
+            for following, p in self.after.get(self.words[word], {"<END>": 1.0}).items():
+                probabilities[row, self.words.index(following)] = p
+        return probabilities.clamp(min=1e-9).log(), state, None
+
+
+@pytest.mark.parametrize(("width", "caption", "probability"), [(1, "a dog", 0.24), (2, "two dogs", 0.36)])
+def test_greedy_search_loses_in_the_example_of_the_page(width, caption, probability):
+    found = decode(SmallLanguage(), torch.zeros(1, 1, 1, 1), Decoding(beam=width))
+    written = [SmallLanguage.words[index] for index in found.captions[0].tolist() if index not in (0, 2)]
+    assert " ".join(written) == caption
+    assert found.log_probs.exp().item() == pytest.approx(probability, abs=1e-4)
+    assert f"{probability}$" in page("decoding")

@@ -70,7 +70,7 @@ def gru_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tup
     check_tensors(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D 3H"), Wh=(Wh, "H 3H"), b=(b, "3H"))
     x = x.transpose(0, 1)  # (T, N, D)
     p = _project(x.flatten(0, 1), Wx, b).unflatten(0, x.shape[:2])  # (T, N, 3H), every step at once
-    states, steps = [h0], []
+    states, steps = [h0], []  # states[t] is h_t
     for p_t in p.unbind():
         h, gates = _step(p_t, states[-1], Wh)
         states.append(h)

@@ -76,7 +76,7 @@ def lstm_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tu
     check_tensors(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D 4H"), Wh=(Wh, "H 4H"), b=(b, "4H"))
     x = x.transpose(0, 1)  # (T, N, D)
     p = _project(x.flatten(0, 1), Wx, b).unflatten(0, x.shape[:2])  # (T, N, 4H), every step at once
-    states, c, steps = [h0], torch.zeros_like(h0), []
+    states, c, steps = [h0], torch.zeros_like(h0), []  # states[t] is h_t
     for p_t in p.unbind():
         h, c, gates = _step(p_t, states[-1], c, Wh)
         states.append(h)

@@ -67,7 +67,7 @@ def rnn_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tup
     check_tensors(x=(x, "N T D"), h0=(h0, "N H"), Wx=(Wx, "D H"), Wh=(Wh, "H H"), b=(b, "H"))
     x = x.transpose(0, 1)  # (T, N, D)
     p = _project(x.flatten(0, 1), Wx, b).unflatten(0, x.shape[:2])  # (T, N, H), every step at once
-    states = [h0]
+    states = [h0]  # states[t] is h_t
     for p_t in p.unbind():
         states.append(_step(p_t, states[-1], Wh))
     h = torch.stack(states[1:])  # (T, N, H)
