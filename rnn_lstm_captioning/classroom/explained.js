@@ -229,6 +229,12 @@ function drawRegions(canvas, picture, values, grid) {
       context.fillRect(x, y, width / columns + 1, height / rows + 1);
     }
   }
+  const best = values.indexOf(Math.max(...values)); // framed, since a black scene has no bright regions
+  context.setLineDash([]);
+  context.strokeStyle = "#3b9dff";
+  context.lineWidth = 3;
+  context.strokeRect((best % columns) * width / columns, Math.floor(best / columns) * height / rows, width / columns, height / rows);
+  context.lineWidth = 1;
 }
 
 function percent(logProb) { return `${(100 * Math.exp(logProb)).toFixed(1)} %`; }
@@ -248,6 +254,7 @@ function wordButtons(box, words, chosen, shades, choose) {
   box.querySelectorAll("button").forEach((button, t) => {
     const shade = shades?.[t] ?? 0, bar = button.querySelector(".bar");
     button.setAttribute("aria-pressed", String(t === chosen));
+    button.tabIndex = t === (chosen ?? 0) ? 0 : -1; // one stop for the Tab key; the arrow keys walk on
     bar.style.background = shade >= 0 ? "var(--mark)" : "#d9730d";
     bar.style.width = `${Math.round(100 * Math.min(1, Math.abs(shade)))}%`;
   });
@@ -266,11 +273,11 @@ function arrowKeys(box, count, current, choose) {
 // ------------------------------------------------------------------------------ recorded captions
 
 const WAYS = {
-  attention: "Attention: where the cell looked. The weights sum to 1; they do not say why the word was chosen.",
-  gradient: "Gradient: how much the word's log-probability would fall without a region, to first order, from the " +
-    "hand-written backward pass. Orange regions speak against the word.",
-  occlusion: "Occlusion: a region is replaced by the mean of all, and the log-probability is measured again. Orange " +
-    "regions speak against the word.",
+  attention: "Attention: where the network looked. The weights sum to 1. They do not say why the word was chosen.",
+  gradient: "Gradient: the same as occlusion, but estimated from the slope at the present point, without measuring again. " +
+    "Bright regions speak for the word, orange ones against it.",
+  occlusion: "Occlusion: one region at a time is replaced by the mean of all regions, and the word's probability is " +
+    "measured again. Where it falls, the region speaks for the word (bright); where it rises, against it (orange).",
 };
 
 const shown = { caption: 0, word: 0, way: "occlusion", picture: new Image() };
@@ -306,7 +313,7 @@ function drawWord() {
   const shades = caption.words.map((_, j) => (j < t && shown.way !== "attention" ? before[j + 1] / peak : 0));
   wordButtons($("words"), caption.words, t, shades, (word) => { shown.word = word; drawWord(); });
   $("say").textContent = `"${caption.words[t]}" has ${percent(caption.logProbs[t])}.` +
-    (shown.way === "attention" || t === 0 ? "" : " The bars under earlier words say how much they speak for it.");
+    (shown.way === "attention" || t === 0 ? "" : " Bars under earlier words: how much they speak for it (orange: against it).");
   $("way-text").textContent = WAYS[shown.way];
   if (shown.picture.complete) drawRegions($("picture"), shown.picture, caption[shown.way][t], caption.grid);
   $("top").textContent = "";
@@ -332,16 +339,32 @@ function drawMaps(caption) {
   for (const map of caption.gates) {
     const T = caption.words.length, values = bytes(map.values), figure = element($("maps"), "figure");
     const gate = map.name.includes("gate");
-    element(figure, "figcaption", {}, `${map.name}, ${map.units} units, sorted by their means`);
-    const canvas = element(figure, "canvas", { width: T, height: map.units, role: "img", "aria-label": map.name });
+    element(figure, "figcaption", {}, `${map.name}: ${map.meaning} (${map.units} units, sorted by their means)`);
+    const canvas = element(figure, "canvas", { width: T, height: map.units, role: "application", tabindex: 0,
+      "aria-label": `${map.name}, a map. The arrow keys walk over it.` });
     const context = canvas.getContext("2d"), image = context.createImageData(T, map.units);
     values.forEach((value, k) => image.data.set([...shade(value / 255, gate), 255], 4 * k));
     context.putImageData(image, 0, 0);
-    canvas.addEventListener("pointermove", (event) => {
-      const t = Math.min(T - 1, Math.floor(event.offsetX / canvas.clientWidth * T));
-      const unit = Math.min(map.units - 1, Math.floor(event.offsetY / canvas.clientHeight * map.units));
+    let t = 0, unit = 0;
+    const read = () => {
       const value = map.low + values[unit * T + t] / 255 * (map.high - map.low);
       $("unit").textContent = `${map.name}, "${caption.words[t]}", row ${unit + 1}: ${value.toFixed(2)}.   ${map.equation}`;
+    };
+    for (const kind of ["pointermove", "pointerdown"]) {
+      canvas.addEventListener(kind, (event) => {
+        t = Math.min(T - 1, Math.floor(event.offsetX / canvas.clientWidth * T));
+        unit = Math.min(map.units - 1, Math.floor(event.offsetY / canvas.clientHeight * map.units));
+        read();
+      });
+    }
+    canvas.addEventListener("pointerleave", () => { $("unit").textContent = ""; });
+    canvas.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      if (!by) return;
+      event.preventDefault();
+      t = (t + by[0] + T) % T;
+      unit = (unit + by[1] + map.units) % map.units;
+      read();
     });
   }
 }
@@ -413,10 +436,18 @@ function held() {
   return found;
 }
 
+function sentence(found) {
+  const words = found.words.filter((word) => word !== data.live.end).map((word) => data.live.vocabulary[word]);
+  return words.join(" ") + (found.words.includes(data.live.end) ? "" : " ... (cut after 15 words)");
+}
+
 function recaption() {
   live.features = live.encode(pixels());
   live.held = held();
-  live.found = live.caption(live.project(live.features), live.held);
+  const rows = live.project(live.features);
+  live.found = live.caption(rows, live.held);
+  const broken = Object.keys(live.held).length > 0;
+  $("live-free").textContent = broken ? `With free gates: ${sentence(live.caption(rows))}` : "";
   if (scene.word !== null && scene.word >= live.found.words.length) scene.word = null;
   drawLive();
 }
@@ -426,7 +457,8 @@ function drawLive() {
   const grid = live.features.shape.slice(1), t = scene.word, canvas = $("scene");
   if (t === null) {
     drawScene(canvas.getContext("2d"), canvas.width / data.live.side);
-    const thing = scene.objects[scene.chosen], scale = canvas.width / data.live.side, r = 22 * scale;
+    const thing = scene.objects[scene.chosen], scale = canvas.width / data.live.side;
+    const r = (1.2 * data.live.sizes[thing.size][1] + 1) * scale;
     const context = canvas.getContext("2d");
     context.setLineDash([5, 4]);
     context.strokeStyle = scene.ground === "black" ? "#fff" : "#000";
@@ -435,9 +467,10 @@ function drawLive() {
     drawRegions(canvas, big, live.found.attention[t] ? Array.from(live.found.attention[t]) : live.occluded ?? [1], grid);
   }
   wordButtons($("live-caption"), words, t, null, chooseLive);
-  $("live-say").textContent = t === null ? "Choose a word to see which regions it came from." :
+  const cut = words[words.length - 1] === data.live.vocabulary[data.live.end] ? "" : "Cut after 15 words. ";
+  $("live-say").textContent = cut + (t === null ? "Choose a word to see where the network looked." :
     `"${words[t]}" has ${percent(live.found.logProbs[t])}. Bright: ` +
-    (live.found.attention[t] ? "where it looked." : "the regions it needs (occlusion).");
+    (live.found.attention[t] ? "where it looked." : "the regions it needs (occlusion)."));
 }
 
 function chooseLive(t, click = true) {
@@ -480,6 +513,7 @@ function setUpLive() {
     };
     box.addEventListener("change", changed);
     slider.addEventListener("input", () => { box.checked = true; changed(); });
+    element(row, "small", {}, data.live.meanings[name]);
     row.addEventListener("pointerenter", () => { $("live-equation").textContent = data.live.equations[name]; });
   }
   if (!data.live.gates.length) $("gates").hidden = true;
@@ -514,6 +548,9 @@ function setUpLive() {
     if (!by) return;
     event.preventDefault();
     move(scene.objects[scene.chosen].x + by[0], scene.objects[scene.chosen].y + by[1]);
+  });
+  $("live-caption").addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { scene.word = null; drawLive(); }
   });
   arrowKeys($("live-caption"), () => live.found.words.length, () => scene.word ?? -1, (t) => { scene.word = null; chooseLive(t); });
   showChoice();

@@ -29,6 +29,16 @@ from .explaining import explain
 from .interventions import gate_names
 
 LIVE_CELLS = ("rnn", "lstm", "gru", "attn")  # those that explained.js has
+MEANINGS = {  # of the gates and states, for readers who have not seen an equation yet
+    "input gate i": "how much of the new content is added to the cell state",
+    "forget gate f": "how much of the cell state is kept",
+    "output gate o": "how much of the cell state is shown",
+    "new content g": "what the word and the state before it propose to add",
+    "cell state c": "the memory: kept, forgotten and added to, unit by unit",
+    "reset gate r": "how much of the previous state the new content may use",
+    "update gate z": "how much of the previous state is kept",
+    "new content n": "what replaces the part of the state that is not kept",
+}
 LIVE_LIMIT = 550_000  # weights; as float32 in base64 they take 2.9 MB
 
 
@@ -67,14 +77,14 @@ def caption_data(
         "name": name,
         "image": _picture(image),
         "words": found.words,
-        "logProbs": _plain(found.log_probs, 4),
+        "logProbs": _plain(found.log_probs, 6),
         "grid": list(found.region_gradient.shape[1:]),
         "attention": None if found.attention is None else _plain(found.attention.flatten(1), 4),
         "gradient": _plain(found.region_gradient.flatten(1), 5),
         "occlusion": _plain(found.region_occlusion.flatten(1), 5),
         "wordGradient": _plain(found.word_gradient, 4),
         "wordOcclusion": _plain(found.word_occlusion, 4),
-        "top": [[[word, round(p, 4)] for word, p in row] for row in words],
+        "top": [[[word, round(p, 6)] for word, p in row] for row in words],
         "gates": _gates(model, features, caption.words),
     }
 
@@ -122,6 +132,7 @@ def _gates(model, features, words):
                 "units": len(units),
                 "values": base64.b64encode(scaled.numpy().tobytes()).decode(),
                 "equation": equation_of(model, name),
+                "meaning": MEANINGS.get(name, ""),
             }
         )
     return found
@@ -188,6 +199,7 @@ def live_data(captioner: ImageCaptioner) -> dict | None:
         "end": END,
         "gates": gate_names(model),
         "equations": {name: equation_of(model, name) for name in gate_names(model)},
+        "meanings": {name: MEANINGS.get(name, "") for name in gate_names(model)},
         "usesGrid": model.cell.uses_grid,
         "side": SIDE,
         "colours": COLOURS,
