@@ -152,7 +152,7 @@ def test_image_patterns_and_search_flags_work_and_contradictory_flags_are_refuse
     assert len(capsys.readouterr().out.splitlines()) == 2
     with pytest.raises(InputError, match="beam can't be combined with"):
         run_test(cell, [*checkpoint, "--top-k", "5", "--beam", "3"])
-    with pytest.raises(InputError, match="--metrics and --baselines are for a data set"):
+    with pytest.raises(InputError, match="--metrics, --baselines and --results are for"):
         run_test(cell, [*checkpoint, "--metrics"])
     with pytest.raises(InputError, match="there are no images in"):
         run_test(cell, [*checkpoint[:2], "--image", f"{tmp_path}/none*.png"])

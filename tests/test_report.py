@@ -1,13 +1,20 @@
 """The results page: which examples it shows, and what it contains."""
 
+import json
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
+import pytest
 import torch
+from helpers import run_test
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnn_lstm_captioning import InputError, load_captioner, load_captions
+from rnn_lstm_captioning.commands import test
 from rnn_lstm_captioning.evaluation.captions import Caption
 from rnn_lstm_captioning.evaluation.results_page import Scored, choose_examples, save_results_page
+from rnn_lstm_captioning.model.checkpoint import load_checkpoint
 
 
 @given(st.lists(st.floats(0, 1000), max_size=40), st.integers(1, 9))
@@ -48,3 +55,32 @@ def test_the_page_is_one_file_with_images_and_escaped_text(tmp_path):
     assert not any(tag in ("b", "i") for tag, _ in reader.tags)
     assert "<b>6 & one" in reader.text and "a <i>dog</i>" in reader.text and "12.3" in reader.text
     assert reader.text.index("<b>6 &") < reader.text.index("<b>0 &")
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["COCO_val2014_000000391895.jpg", "000000000139.jpg"], [391895, 139]),
+        (["10002_693b08cb0e.jpg", "10017_577c3a7d70.jpg"], ["10002_693b08cb0e.jpg", "10017_577c3a7d70.jpg"]),
+        (["dog.jpg", "cat.jpg"], ["dog.jpg", "cat.jpg"]),
+        (["a/1.png", "b/1.png"], ["a/1.png", "b/1.png"]),
+        (None, [0, 1]),
+    ],
+)
+def test_image_ids_are_those_of_coco(names, ids):
+    split = SimpleNamespace(image_names=names, images=torch.zeros(2, 3, 4, 4))
+    assert test.image_ids(split) == ids
+
+
+def test_captions_are_written_in_cocos_result_format(trained_cells, tmp_path, capsys):
+    checkpoint = str(trained_cells / "lstm_best.pt")
+    out = tmp_path / "results.json"
+    run_test("lstm", ["--checkpoint", checkpoint, "--results", str(out), "--out", str(tmp_path), "--num-samples", "0"])
+    rows = json.loads(out.read_text())
+    captioner = load_captioner(checkpoint, "cpu")
+    images = load_captions(load_checkpoint(checkpoint).data).splits["val"].images
+    assert [row["caption"] for row in rows] == [caption.text for caption in captioner.caption_images(images)]
+    assert all(row.keys() == {"image_id", "caption"} for row in rows) and len({row["image_id"] for row in rows}) == 4
+    assert f"result format: {out}" in capsys.readouterr().out
+    with pytest.raises(InputError, match="use one"):
+        run_test("lstm", ["--checkpoint", checkpoint, "--results", str(out), "--image", "x.png"])

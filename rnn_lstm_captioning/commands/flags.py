@@ -169,7 +169,14 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
     kind = f"checkpoint of the {cell} captioner" if cell else "checkpoint"
     parser = ArgumentParser(description=f"Evaluate a {kind}, or caption your own images.")
     what = parser.add_argument_group("what")
-    what.add_argument("--checkpoint", type=path, required=True, metavar="FILE", help="train_*.py writes it into cv/")
+    what.add_argument(
+        "--checkpoint",
+        type=path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="train_*.py writes it into cv/; several: an ensemble, which averages their probabilities",
+    )
     what.add_argument(
         "--image",
         type=name,
@@ -208,6 +215,12 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path, metavar="DIR", help="the folder for figures (outputs; with --image: none)")
     output.add_argument("--json", action="store_true", help="with --image: print JSON")
+    output.add_argument(
+        "--results",
+        type=path,
+        metavar="FILE",
+        help="write the captions of the split in COCO's result format (image_id, caption), for an evaluation server",
+    )
     output.add_argument(
         "--num-samples",
         type=non_negative(int),

@@ -3,10 +3,12 @@ test for every cell."""
 
 import json
 import math
+import re
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -28,8 +30,10 @@ from ..evaluation.metrics import (
 )
 from ..evaluation.results_page import Scored, save_results_page
 from ..files import protecting, same_file
+from ..model.captioner import CaptioningRNN
 from ..model.checkpoint import Checkpoint, export_safetensors, load_checkpoint, restore_captioner
 from ..model.decoding import Decoding
+from ..model.ensemble import Ensemble
 from ..storage import replacing
 from ..training.batches import Pairs
 from ..training.features import FeaturePass, known_words, pool, prepare_pairs, references_of
@@ -51,16 +55,22 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         top_p=args.top_p,
         allow_unk=args.allow_unk,
     )  # wrong values are refused before anything is computed
-    checkpoint = load_checkpoint(args.checkpoint)
-    if cell not in (None, checkpoint.cell):
-        raise InputError(
-            f"{args.checkpoint} holds the {checkpoint.cell} captioner: "
-            f"use {script_for('test', checkpoint.cell)} --checkpoint {args.checkpoint}"
-        )
-    used_device = args.device or default_device()
-    captioner = ImageCaptioner(restore_captioner(checkpoint, args.checkpoint), checkpoint.stored_size, used_device)
-    with protecting([args.checkpoint, args.data or (None if args.image else checkpoint.data)]):
-        answer(captioner, checkpoint, args, decoding)
+    paths, checkpoints = args.checkpoint, [load_checkpoint(path) for path in args.checkpoint]
+    for path, checkpoint in zip(paths, checkpoints):
+        if cell not in (None, checkpoint.cell):
+            raise InputError(
+                f"{path} holds the {checkpoint.cell} captioner: "
+                f"use {script_for('test', checkpoint.cell)} --checkpoint {path}"
+            )
+        if checkpoint.stored_size != checkpoints[0].stored_size:
+            sizes = f"{checkpoints[0].stored_size} and {checkpoint.stored_size}"
+            raise InputError(f"{paths[0]} and {path} were trained on images of {sizes} pixels: they can't be averaged")
+    models = [restore_captioner(checkpoint, path) for checkpoint, path in zip(checkpoints, paths)]
+    # an ensemble has all that the evaluation needs of a captioner
+    model = models[0] if len(models) == 1 else cast(CaptioningRNN, Ensemble(models))
+    captioner = ImageCaptioner(model, checkpoints[0].stored_size, args.device or default_device())
+    with protecting([*paths, args.data or (None if args.image else checkpoints[0].data)]):
+        answer(captioner, checkpoints[0], args, decoding)
 
 
 def answer(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace, decoding: Decoding) -> None:
@@ -68,10 +78,14 @@ def answer(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace, d
     if args.export:
         if args.export.suffix != ".safetensors":
             raise InputError(f"--export {args.export}: the name of the file must end in .safetensors")
+        if len(args.checkpoint) > 1:
+            raise InputError("--export takes one checkpoint")
         export_safetensors(checkpoint, args.export)
         say(f"wrote {args.export}; use it like a --checkpoint or --init")
-    elif args.image and (args.metrics or args.baselines):
-        raise InputError("--metrics and --baselines are for a data set, --image for your own images: use one")
+    elif args.image and (args.metrics or args.baselines or args.results):
+        raise InputError(
+            "--metrics, --baselines and --results are for a data set, --image for your own images: use one"
+        )
     elif args.image:
         paths = find_images(args.image)
         with protecting(paths):
@@ -148,27 +162,60 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
         precision = "fp32"
         warn(f"precision: fp32, not bf16 as it was trained, because {reason}")
     feature_pass = FeaturePass(precision=precision)
-    pairs = prepare_pairs(captioner.model, data, args.split, feature_pass, cached=True)
+    pairs = pairs_of_split(captioner.model, data, args.split, feature_pass)
     per_caption, per_word = evaluate(captioner.model, pairs, args.batch_size, feature_pass.precision)
     say(
         f"{args.split}: {len(split)} captions of {len(split.images)} images; loss {per_caption:.3f} nats per "
         f"caption, {per_word:.3f} nats per word, perplexity {math.exp(min(per_word, 99)):.2f} per word"
     )
     generator = make_generator(args, decoding, captioner.device)
-    if references:
+    if references or args.results:
         assert pairs.features is not None
         captions = captioner.caption_features(pairs.features, decoding, batch_size=args.batch_size, generator=generator)
+        if args.results:
+            write_results(args.results, split, captions)
+    if references:
         right = sum(caption.words in map(tokenize, texts) for caption, texts in zip(captions, references))
         say(f"{args.split}: {right / len(captions):.1%} of the captions are identical to one of their references")
         if metrics:
             scores, per_image = score_captions([caption.text for caption in captions], references)
             rows = {"the model": scores}
             if args.baselines:
-                rows |= baselines(captioner, data, pairs, references, feature_pass)
+                rows |= baselines(captioner, data, args.split, references, feature_pass)
             report_metrics(data, Scored(split.images, captions, references, per_image, rows), out, args, decoding)
     for name in ("train", "val"):
         draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding, generator)
     say(f"images: {out}")
+
+
+def write_results(path: Path, split: Split, captions: Sequence[Caption]) -> None:
+    """Write captions in COCO's result format: a list of {"image_id", "caption"}."""
+    rows = [{"image_id": i, "caption": caption.text} for i, caption in zip(image_ids(split), captions)]
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
+    say(f"captions in COCO's result format: {path}")
+
+
+def image_ids(split: Split) -> list[int] | list[str]:
+    """The number at the end of each image's name, as in COCO (000000391895.jpg); the names, if these are not unique or
+    there are none; the rows, if there are no names."""
+    names = split.image_names or [str(row) for row in range(len(split.images))]
+    numbers = [re.search(r"([0-9]+)(?:\.[^./]*)?$", name) for name in names]
+    found = [int(number[1]) for number in numbers if number]
+    return found if len(set(found)) == len(names) else list(names)
+
+
+def names_of(args: Namespace) -> str:
+    """The names of the checkpoints, for people."""
+    return " + ".join(map(str, args.checkpoint))
+
+
+def pairs_of_split(model: CaptioningRNN, data: CaptionData, split: str, feature_pass: FeaturePass) -> Pairs:
+    """The captions of a split with their features; for an ensemble, the features of all its captioners."""
+    if not isinstance(model, Ensemble):
+        return prepare_pairs(model, data, split, feature_pass, cached=True)
+    parts = [prepare_pairs(captioner, data, split, feature_pass, cached=True) for captioner in model.captioners]
+    return replace(parts[0], features=model.join([pairs.features for pairs in parts if pairs.features is not None]))
 
 
 def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace, decoding: Decoding) -> None:
@@ -194,25 +241,27 @@ def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace
         | {metric: scored.per_image[metric][i] for metric in METRICS}
         for i in range(len(texts))
     ]
-    result = {"data": data.source, "split": args.split, "checkpoint": str(args.checkpoint), "decoding": settings}
+    result = {"data": data.source, "split": args.split, "checkpoint": names_of(args), "decoding": settings}
     result |= {"scores": scored.rows, "diversity": varied, "images": images}
     with replacing(out / "metrics.json") as unfinished:
         text = json.dumps(result, indent=1, ensure_ascii=False)
         unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may not be valid text
-    save_results_page(out / "results.html", f"{args.checkpoint} on {data.source}, {args.split}", decoded, scored)
+    save_results_page(out / "results.html", f"{names_of(args)} on {data.source}, {args.split}", decoded, scored)
     say(f"scores per image: {out / 'metrics.json'}; best, median and worst captions: {out / 'results.html'}")
 
 
 def baselines(
     captioner: ImageCaptioner,
     data: CaptionData,
-    pairs: Pairs,
+    split: str,
     references: Sequence[list[str]],
     feature_pass: FeaturePass,
 ) -> dict[str, dict[str, float]]:
     """The scores of captions that need no language model, or no model at all: rows of the table."""
-    train = prepare_pairs(captioner.model, data, "train", feature_pass, cached=True)
-    assert train.features is not None and pairs.features is not None
+    model = captioner.model.captioners[0] if isinstance(captioner.model, Ensemble) else captioner.model
+    train = prepare_pairs(model, data, "train", feature_pass, cached=True)
+    own = prepare_pairs(model, data, split, feature_pass, cached=True)
+    assert train.features is not None and own.features is not None
     texts = known_words(train.captions, data)
     rows = {}
     best = single_best_caption(texts, references)
@@ -220,13 +269,13 @@ def baselines(
     rows["the single best caption for every image"] = score_captions([best] * len(references), references)[0]
     first = {image: text for image, text in zip(reversed(train.image_index.tolist()), reversed(texts))}
     described = torch.tensor(sorted(first))
-    mean, std = captioner.model.feature_mean.flatten().cpu(), captioner.model.feature_std.flatten().cpu()
+    mean, std = model.feature_mean.flatten().cpu(), model.feature_std.flatten().cpu()
 
     def standardized(features: Tensor) -> Tensor:  # pooled, each channel with mean 0 and variance 1
         return (pool(features).flatten(1) - mean) / std
 
     near = nearest_captions(
-        standardized(pairs.features),
+        standardized(own.features),
         standardized(train.features)[described],
         [first[i] for i in described.tolist()],
     )
@@ -241,14 +290,14 @@ def check_fit(captioner: ImageCaptioner, data: CaptionData, checkpoint: Checkpoi
     """Raises: InputError if the data has another vocabulary or stored size, or no such split."""
     if data.idx_to_word != captioner.model.idx_to_word:
         raise InputError(
-            f"{data.source} has another vocabulary than {args.checkpoint}, which was trained on {checkpoint.data}"
+            f"{data.source} has another vocabulary than {names_of(args)}, which was trained on {checkpoint.data}"
         )
     if args.split not in data.splits:
         raise InputError(f"{data.source} has no {args.split} split; it has {', '.join(data.splits)}")
     size = data.splits[args.split].images.shape[-1]
     if size != captioner.stored_size:
         raise InputError(
-            f"{data.source} has images of {size} pixels, {args.checkpoint} was trained on {captioner.stored_size}"
+            f"{data.source} has images of {size} pixels, {names_of(args)} was trained on {captioner.stored_size}"
         )
 
 
