@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from helpers import CELLS, tiny_captioner
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
+from rnn_lstm_captioning import Decoding
+from rnn_lstm_captioning.evaluation.captions import Caption, ImageCaptioner
 from rnn_lstm_captioning.evaluation.metrics import (
     METRICS,
     CiderReward,
@@ -15,9 +18,11 @@ from rnn_lstm_captioning.evaluation.metrics import (
     diversity,
     human_against_others,
     nearest_captions,
+    retrieval,
     score_captions,
     single_best_caption,
 )
+from rnn_lstm_captioning.model.captioner import evaluating
 
 REFERENCES = [
     ["A dog runs .", "a brown dog is running", "The dog!"],
@@ -91,7 +96,29 @@ def test_baselines_choose_the_right_captions():
     assert nearest_captions(features, others, ["b", "a", "c"]) == ["a", "b", "c"]
     captions, others = human_against_others(REFERENCES + [["alone"]])
     assert captions[1] == "Two men play football" and others[1] == ["men playing a game"] and len(captions) == 3
-    assert diversity(["a b", "a b", "c"]) == {"distinct": 2 / 3, "words_used": 3}
+    assert diversity(["a b", "a b", "c"]) == {"distinct": 2 / 3, "words_used": 3, "distinct_pairs": 1 / 2}
+    assert diversity(["a b", "c"], ["c", "d e"])["novel"] == 1 / 2
+
+
+def test_a_caption_finds_its_own_image_if_it_is_most_probable_there():
+    log_probs = torch.tensor([[-1.0, -2.0, -3.0], [-1.0, -0.5, -0.6], [-9.0, -1.0, -2.0]])
+    assert retrieval(log_probs) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_log_probabilities_for_retrieval_are_those_of_the_captions(cell):
+    model = tiny_captioner(cell)
+    captioner, images = ImageCaptioner(model, 64), torch.rand(5, 3, 64, 64, dtype=torch.float64)
+    with evaluating(model):
+        features = model.encode(images)
+    captions = captioner.caption_features(features, Decoding(max_length=5, temperature=1.0))
+    captions = [caption for caption in captions if 0 < len(caption.words) < 5]
+    captions.append(Caption("w0 w1", ["w0", "w1"], 0.0, None))
+    found = captioner.log_probs(features, captions)
+    assert found.shape == (len(captions), 5)
+    row = torch.tensor([[1, model.word_to_idx["w0"], model.word_to_idx["w1"], 2]])
+    with evaluating(model):
+        torch.testing.assert_close(found[-1], model.log_probs(features, row.expand(5, -1)))
 
 
 def test_references_without_a_word_are_not_used_as_a_baseline():

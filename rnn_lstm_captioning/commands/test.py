@@ -25,6 +25,7 @@ from ..evaluation.metrics import (
     diversity,
     human_against_others,
     nearest_captions,
+    retrieval,
     score_captions,
     single_best_caption,
 )
@@ -41,6 +42,8 @@ from ..training.precision import SMALL, choose_precision
 from ..training.trainer import evaluate
 from .common import say, script_for, warn
 from .flags import test_flags
+
+RETRIEVED = 100  # captions and images, for self-retrieval
 
 
 def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> None:
@@ -182,7 +185,10 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
             rows = {"the model": scores}
             if args.baselines:
                 rows |= baselines(captioner, data, args.split, references, feature_pass)
-            report_metrics(data, Scored(split.images, captions, references, per_image, rows), out, args, decoding)
+            assert pairs.features is not None
+            share = self_retrieval(captioner, pairs.features, captions)
+            scored = Scored(split.images, captions, references, per_image, rows, share)
+            report_metrics(data, scored, out, args, decoding)
     for name in ("train", "val"):
         draw_samples(captioner, data.splits[name], name, out, args.num_samples, decoding, generator)
     say(f"images: {out}")
@@ -218,6 +224,15 @@ def pairs_of_split(model: CaptioningRNN, data: CaptionData, split: str, feature_
     return replace(parts[0], features=model.join([pairs.features for pairs in parts if pairs.features is not None]))
 
 
+def self_retrieval(captioner: ImageCaptioner, features: Tensor, captions: Sequence[Caption]) -> float | None:
+    """The fraction of RETRIEVED captions, spread evenly, that are most probable given their own image among as many;
+    None if there are fewer."""
+    if len(captions) < RETRIEVED:
+        return None
+    chosen = torch.linspace(0, len(captions) - 1, RETRIEVED).long()
+    return retrieval(captioner.log_probs(features[chosen].float(), [captions[i] for i in chosen.tolist()]))
+
+
 def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace, decoding: Decoding) -> None:
     """Print the scores of a split's captions, with the baselines; write them as JSON, and the results page."""
     split = data.splits[args.split]
@@ -233,8 +248,16 @@ def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace
     say(f"{'in percent':<44}" + "".join(f"{name:>9}" for name in METRICS))
     for name, row in scored.rows.items():
         say(f"{name:<44}" + "".join(f"{row[metric]:9.1f}" for metric in METRICS))
-    varied = diversity(texts)
-    say(f"{varied['distinct']:.1%} of the captions are distinct, with {varied['words_used']} different words")
+    varied = diversity(texts, known_words(data.splits["train"].captions, data))
+    say(
+        f"{varied['distinct']:.1%} of the captions are distinct, with {varied['words_used']} different words; "
+        f"{varied['distinct_pairs']:.1%} of the word pairs are; {varied['novel']:.1%} of the captions are new"
+    )
+    if scored.finds_itself is not None:
+        varied["finds_itself"] = scored.finds_itself
+        say(
+            f"self-retrieval: {scored.finds_itself:.0%} of {RETRIEVED} captions are most probable given their own image"
+        )
     images = [
         {"image": split.image_names[i] if split.image_names else i, "caption": texts[i]}
         | {"log_prob": scored.captions[i].log_prob, "references": scored.references[i]}

@@ -107,6 +107,22 @@ class ImageCaptioner:
                 )
         return captions
 
+    def log_probs(self, features: Tensor, captions: Sequence[Caption]) -> Tensor:
+        """The log-probability of each caption given each image.
+
+        Args: features (n, C, grid_h, grid_w) of n images; captions, a list of m. Returns: (m, n), in nats.
+        """
+        longest = max(len(caption.words) for caption in captions)
+        rows = torch.full((len(captions), longest + 2), NULL)
+        for row, caption in zip(rows, captions):
+            row[: len(caption.words) + 2] = torch.tensor([START, *self._indices(caption.words), END])
+        found = []
+        with evaluating(self.model):
+            for row in rows.to(self.device):
+                own = row[row != NULL]
+                found.append(self.model.log_probs(features.to(self.device), own.expand(len(features), -1)))
+        return torch.stack(found).cpu()
+
     def next_words(self, features: Tensor, words: Sequence[str], top: int = 5) -> list[list[tuple[str, float]]]:
         """The most probable words at every position of a caption, given the words before it.
 

@@ -101,12 +101,33 @@ def _tokenized(references):
     return truth
 
 
-def diversity(captions: Sequence[str]) -> dict[str, float]:
-    """How much captions differ: the fraction of distinct captions, and the number of different words."""
-    return {
+def diversity(captions: Sequence[str], train_captions: Sequence[str] = ()) -> dict[str, float]:
+    """How much captions differ from each other, and from those of the training set.
+
+    Returns: "distinct", the fraction of distinct captions; "words_used", the number of different words;
+        "distinct_pairs", the fraction of distinct pairs of neighbouring words (Li et al. 2016, distinct-2); and, if
+        there are train_captions, "novel", the fraction of captions that are none of them.
+    """
+    pairs = [pair for caption in captions for pair in _pairs(caption.split())]
+    found = {
         "distinct": len(set(captions)) / len(captions),
         "words_used": len({word for caption in captions for word in caption.split()}),
+        "distinct_pairs": len(set(pairs)) / max(len(pairs), 1),
     }
+    if train_captions:
+        known = set(train_captions)
+        found["novel"] = sum(caption not in known for caption in captions) / len(captions)
+    return found
+
+
+def retrieval(log_probs: Tensor) -> float:
+    """Does a caption say more about its own image than about others? (The idea is from Dai and Lin 2017.)
+
+    Args: log_probs (n, n): row i has the log-probability of caption i given each of n images.
+    Returns: the fraction of captions that are most probable given their own image.
+    """
+    best = log_probs.argmax(1)
+    return (best == torch.arange(len(log_probs), device=best.device)).double().mean().item()
 
 
 # ----------------------------------------------------------- baselines, to compare a score with

@@ -27,7 +27,8 @@ class Scored:
     """Captions of N images with their scores.
 
     Attributes: images, uint8 (N, 3, S, S); captions; references, for each image; per_image, metric -> N scores;
-        CIDEr orders the examples; rows, the table: name -> (metric -> score of the whole set).
+        CIDEr orders the examples; rows, the table: name -> (metric -> score of the whole set); finds_itself, the
+        fraction of captions that are most probable given their own image, if it was measured.
     """
 
     images: Tensor
@@ -35,6 +36,7 @@ class Scored:
     references: Sequence[Sequence[str]]
     per_image: Mapping[str, Sequence[float]]
     rows: Mapping[str, Mapping[str, float]]
+    finds_itself: float | None = None
 
 
 def choose_examples(scores: Sequence[float], count: int) -> dict[str, list[int]]:

@@ -79,11 +79,15 @@ class Ensemble(nn.Module):
         parts = self._parts(features, self.shapes)
         return _log_mean([c.scores(part, words).float().log_softmax(2) for c, part in zip(self.captioners, parts)])
 
-    def loss(self, features: Tensor, captions: Tensor) -> Tensor:
-        """The mean loss per caption in nats; see :meth:`CaptioningRNN.loss`."""
+    def log_probs(self, features: Tensor, captions: Tensor) -> Tensor:
+        """The log-probability of each caption, (N,); see :meth:`CaptioningRNN.log_probs`."""
         words = captions[:, 1:]
         log_probs = self.scores(features, captions[:, :-1]).gather(2, words.unsqueeze(2)).squeeze(2)
-        return -log_probs.where(words != NULL, 0).sum() / len(captions)
+        return log_probs.where(words != NULL, 0).sum(dim=1)
+
+    def loss(self, features: Tensor, captions: Tensor) -> Tensor:
+        """The mean loss per caption in nats; see :meth:`CaptioningRNN.loss`."""
+        return -self.log_probs(features, captions).mean()
 
     def _parts(self, joined, shapes):
         sizes = [math.prod(shape) for shape in shapes]
