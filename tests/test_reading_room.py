@@ -259,3 +259,15 @@ def test_greedy_search_loses_in_the_example_of_the_page(width, caption, probabil
     assert " ".join(written) == caption
     assert found.log_probs.exp().item() == pytest.approx(probability, abs=1e-4)
     assert f"{probability}$" in page("decoding")
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "attention"])
+def test_the_excerpts_of_a_page_are_lines_of_the_code(name):
+    code = (DOCS.parent / f"rnn_lstm_captioning/cells/{name}.py").read_text(encoding="utf-8")
+    lines = {line.strip() for line in code.splitlines()}
+    blocks = [
+        b for b in re.findall(r"```python\n(.*?)```", page(name), re.DOTALL) if "import " not in b and "assert" not in b
+    ]
+    assert blocks
+    for line in "".join(blocks).splitlines():
+        assert not line.strip() or line.strip() in lines, line

@@ -65,8 +65,8 @@ def _lstm_skeleton(d: Drawing, backward: bool) -> None:
 
     columns = {"f": 110, "i": 185, "g": 260, "o": 335}
     arrow((20, 80), (96, 80), bold=True)
-    arrow((124, 80), (208, 80), bold=True)
-    arrow((236, 80), (425, 80), bold=True)
+    arrow((124, 80), (222 if backward else 208, 80), bold=True)
+    arrow((222 if backward else 236, 80), (425, 80), bold=True)
     for name, x in columns.items():
         arrow((x, 318), (x, 262))
         d.box(x, 240, 52, 40, f"{'tanh' if name == 'g' else 'σ'}", "third" if name == "g" else "box")
@@ -80,7 +80,10 @@ def _lstm_skeleton(d: Drawing, backward: bool) -> None:
     arrow((335, 219), (335, 180), (366, 180))
     arrow((394, 180), (430, 180))
     d.circle(110, 80, "×")
-    d.circle(222, 80, "" if backward else "+")  # backward, what was a sum is a fork, and the other way round
+    if backward:  # what was a sum is a fork now, and the other way round
+        d.add("circle", cx=222, cy=80, r=5, style="fill:var(--back)")
+    else:
+        d.circle(222, 80, "+")
     d.circle(222, 148, "×")
     if backward:
         d.circle(380, 80, "+")

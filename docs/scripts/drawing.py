@@ -62,17 +62,14 @@ class Drawing:
         element = self.add("text", x=x, y=y + size * 0.35, font_size=size, style=f"text-anchor:{anchor}")
         if kind:
             element.set("class", kind)
-        shift, before, last = 0.0, "", None
+        shift = 0.0
         for mark, braces, letter, plain in re.findall(r"([_^])(?:\{([^}]*)\}|(.))|([^_^]+)", words):
             wanted = {"_": 0.3, "^": -0.4}.get(mark, 0.0) * size
             part = ElementTree.SubElement(element, "tspan", dy=f"{wanted - shift:.1f}")
             part.text = braces or letter or plain
             if mark:
                 part.set("font-size", str(max(12, round(size * 0.75))))
-            # an index above another one stands over it
-            if mark and before and mark != before and last is not None:
-                part.set("dx", f"{-0.62 * max(12, round(size * 0.75)) * len(last):.1f}")
-            shift, before, last = wanted, mark, part.text if mark else None
+            shift = wanted
 
     def box(
         self, x: float, y: float, width: float, height: float, words: str = "", colour: str = "box", size: int = 16

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS, PACKAGE = ROOT / "docs", ROOT / "rnn_lstm_captioning"
 LESSONS = {"rnn": "rnn", "lstm": "lstm", "gru": "gru", "attention": "attention", "layers": "loss", "losses": "loss"}
-ORDER = "pictures rnn lstm gradients gru attention loss decoding metrics inside speed tour notation".split()
+ORDER = "pictures rnn lstm gradients gru attention loss decoding metrics speed inside tour notation".split()
 OTHERS = "readme data machines python troubleshooting teaching results reliability benchmarks contributing".split()
 PAGES = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "benchmarks/README.md": "benchmarks"}
 TAG = r"\(([A-Z]+-\d+)\)"
@@ -33,7 +33,9 @@ def explanations(lesson: str) -> dict[str, str]:
     for before, part in zip(["", *parts], parts):
         tag = re.search(TAG, part)
         if part.startswith("$$") and tag:
-            prose = before and before[0] not in "$#|<!`-" and not re.match(r"\d+\.", before)
+            prose = (
+                before and before[0] not in "#|<!`-" and not before.startswith("$$") and not re.match(r"\d+\.", before)
+            )
             found[tag[1]] = f"{before}\n\n{part}" if prose else part
     return found
 

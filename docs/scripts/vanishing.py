@@ -2,9 +2,9 @@
 
     python -m docs.scripts.vanishing          # writes docs/images/vanishing.png; a few seconds
 
-Left: in an RNN, the gradient of h_t is multiplied at each step back by diag(1 - h^2) W_h^T. W_h is drawn from
+Top: in an RNN, the gradient of h_t is multiplied at each step back by diag(1 - h^2) W_h^T. W_h is drawn from
 N(0, 1/H) and scaled. Middle: the norm of dW_h against the length of the sequence, before and after clipping. Clipping
-limits what explodes, and brings back nothing that vanished. Right: an LSTM with forget biases 0, 1 and 3; dotted, what
+limits what explodes, and brings back nothing that vanished. Bottom: an LSTM with forget biases 0, 1 and 3; dotted, what
 goes along the cell state alone.
 """
 
@@ -63,8 +63,8 @@ def lstm_norms(bias: float) -> tuple[list[float], list[float]]:
 
 def draw() -> tuple[Figure, dict[str, float]]:
     """Returns: the figure, and the shares that are left after 50 steps, by name."""
-    figure, left = Figure(figsize=(12, 4), layout="constrained"), {}
-    rnns, clipped, lstms = figure.subplots(1, 3)
+    figure, left = Figure(figsize=(6, 10.5), layout="constrained"), {}
+    rnns, clipped, lstms = figure.subplots(3, 1)
     for scale in (0.5, 1.0, 2.0):
         norms = rnn_norms(scale)
         left[f"RNN, W times {scale:g}"] = norms[50] / norms[0]

@@ -124,6 +124,7 @@ def attention_forward(x: Tensor, A: Tensor, Wx: Tensor, Wh: Tensor, Wattn: Tenso
     p = _project(x.flatten(0, 1), Wx, b).unflatten(0, x.shape[:2])  # (T, N, 4H), every step at once
     # h_0 = c_0 = mean over k of A_k                                                     (ATT-1)
     h = c = regions.mean(dim=1)  # (N, H)
+
     inputs, attentions, steps, hs = [], [], [], []
     for p_t in p.unbind():
         attn, weights = _attend(h, regions)
@@ -163,6 +164,7 @@ def attention_backward(dh: Tensor, cache: tuple) -> tuple[Tensor, ...]:
     )
     # ... and (dh_0 + dc_0) / G, through the mean over the grid                         (ATT-22)
     dregions += ((dprev_h + dprev_c) / G).unsqueeze(1)  # (N, G, H)
+
     rows = joined(da), x.flatten(0, 1), hattn.flatten(0, 1)  # T * N rows each
     dx, dWx, dW, db = _input_and_weight_gradients(*rows, Wx)
     dWh, dWattn = dW.chunk(2)
@@ -192,7 +194,7 @@ def _attend_backward(dattn, weights, regions):
     H = dattn.shape[1]
     # dw_k = dattn_t . A_k                                                              (ATT-17)
     dweights = (dattn.unsqueeze(1) @ regions.transpose(1, 2)).squeeze(1)  # (N, G)
-    # du_k = w_k * (dw_k - sum over k' of w_k' dw_k') / sqrt(H)                         (ATT-18)
+    # du_k = w_k * (dw_k - sum over j of w_j dw_j) / sqrt(H)                           (ATT-18)
     du = weights * (dweights - (weights * dweights).sum(1, keepdim=True)) / H**0.5  # (N, G)
     # dq = sum over k of du_k A_k                                                       (ATT-19)
     dquery = (du.unsqueeze(1) @ regions).squeeze(1)  # (N, H)

@@ -14,6 +14,12 @@ document.addEventListener("DOMContentLoaded", () => {
     comment.setAttribute("aria-label", `${comment.textContent.trim()}: show its equation`);
   }
   if (document.querySelector(".pair")) document.body.classList.add("wide-page");
+  // the first tap on a tag lights it up, the second one follows its link
+  for (const link of document.querySelectorAll(".pair a.tag")) {
+    link.addEventListener("click", (event) => {
+      if (!link.parentElement.classList.contains("lit")) event.preventDefault();
+    }, true);
+  }
   for (const element of document.querySelectorAll("[data-tag]")) {
     const show = () => light(element.dataset.tag);
     for (const event of ["mouseenter", "focusin", "click"]) element.addEventListener(event, show);
