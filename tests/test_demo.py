@@ -22,6 +22,7 @@ from in_browser import assert_accessible, in_a_browser, sync_api
 from PIL import Image
 
 from rnn_lstm_captioning import InputError, load_captioner
+from rnn_lstm_captioning.classroom import predictions
 from rnn_lstm_captioning.commands import demo
 
 pytest.importorskip("gradio", reason="needs requirements-demo.txt")
@@ -99,7 +100,7 @@ def group(page, label, column=0):
 def test_a_visitor_sees_the_captions_and_can_choose_another_word(page, trained_cells, captioners):
     image = trained_cells / "photo.png"
     upload(page, image)
-    expected = [captioner.caption(image, beam=5, max_length=web.MAX_WORDS) for captioner in captioners]
+    expected = [captioner.caption(image, beam=5, max_length=predictions.MAX_WORDS) for captioner in captioners]
     assert captions_on(page) == [caption.text for caption in expected]
 
     words = group(page, "Choose a word")
@@ -112,14 +113,14 @@ def test_a_visitor_sees_the_captions_and_can_choose_another_word(page, trained_c
         re.fullmatch(r"(\S+) +(?:under )?([\d.]+) %", label).groups()
         for label in others.locator("label").all_inner_texts()
     ]
-    known = dict(captioners[0].next_words(features(captioners[0], image), expected[0].words, web.TOP)[place])
+    known = dict(captioners[0].next_words(features(captioners[0], image), expected[0].words, predictions.TOP)[place])
     assert [label[0] for label in labels[: len(known)]] == [key if key != "<END>" else "(end)" for key in known]
     assert sum(float(percent) for _, percent in labels) <= 100.5
 
     other = next(key for key in known if key not in (word, "<END>"))
     others.get_by_role("radio", name=other, exact=False).first.check()
     beginning = [*expected[0].words[:place], other]
-    changed = captioners[0].caption(image, beam=5, max_length=web.MAX_WORDS, beginning=beginning)
+    changed = captioners[0].caption(image, beam=5, max_length=predictions.MAX_WORDS, beginning=beginning)
     page.locator("figcaption b", has_text=changed.text).first.wait_for()
     assert captions_on(page)[1] == expected[1].text  # the other model's caption stays
     assert changed.words[: place + 1] == beginning
@@ -145,7 +146,7 @@ def test_a_chosen_word_shows_attention_gradient_and_occlusion_and_survives_a_sli
     page.locator("input[type=number]").first.fill("1")
     page.keyboard.press("Enter")
     path = trained_cells / "photo.png"
-    wanted = captioners[0].caption(path, max_length=web.MAX_WORDS, beginning=first[:2])
+    wanted = captioners[0].caption(path, max_length=predictions.MAX_WORDS, beginning=first[:2])
     page.locator("figcaption b", has_text=re.compile(f"^{wanted.text}$")).first.wait_for()
     assert group(page, "Choose a word").get_by_role("radio").nth(1).is_checked()
     assert figure.locator("img").count() == 3
@@ -187,7 +188,7 @@ def test_beam_width_and_temperature_change_the_captions(page, trained_cells, cap
     page.wait_for_timeout(500)  # after a panel opens, Gradio sets its values once more
     beam.fill("-3")  # used as 1
     page.keyboard.press("Enter")
-    greedy = captioners[0].caption(trained_cells / "photo.png", max_length=web.MAX_WORDS)
+    greedy = captioners[0].caption(trained_cells / "photo.png", max_length=predictions.MAX_WORDS)
     page.locator("figcaption b", has_text=re.compile(f"^{greedy.text}$")).first.wait_for()
     temperature.fill("2")
     page.keyboard.press("Enter")
@@ -302,7 +303,7 @@ def test_fifty_visitors_at_once_all_get_their_captions(site, tmp_path, captioner
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(visit, paths))
     for path, answer in zip(paths, answers):
-        expected = [captioner.caption(path, beam=3, max_length=web.MAX_WORDS).text for captioner in captioners]
+        expected = [captioner.caption(path, beam=3, max_length=predictions.MAX_WORDS).text for captioner in captioners]
         assert answer == [text or "(no words)" for text in expected]
 
 
@@ -352,7 +353,11 @@ def test_the_current_word_is_always_among_the_choices(captioners, trained_cells)
     rare = captioners[0].model.idx_to_word[-1]
     prediction = web.predict(captioners[0], opened_image.features[0], beam=1, temperature=0, beginning=[rare])
     choices, here = web.alternatives(prediction, 0)
-    assert here == rare and rare in [word for _, word in choices] and len(choices) in (web.TOP, web.TOP + 1)
+    assert (
+        here == rare
+        and rare in [word for _, word in choices]
+        and len(choices) in (predictions.TOP, predictions.TOP + 1)
+    )
     prediction = web.predict(captioners[0], opened_image.features[0], beam=1, temperature=0, beginning=[rare, "<END>"])
     assert web.words_to_choose(prediction) == [(rare, 0), ("(end)", 1)]
     assert web.alternatives(prediction, 1)[1] == "<END>"
