@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import CELLS, random_captions, tiny_captioner
+from helpers import random_captions, tiny_captioner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +14,7 @@ from rnn_lstm_captioning.model.captioner import ModelSettings, build_captioner
 from rnn_lstm_captioning.training.batches import Pairs
 from rnn_lstm_captioning.training.features import FeaturePass, prepare_training
 from rnn_lstm_captioning.training.settings import DataSettings, TrainingSettings
-from rnn_lstm_captioning.training.trainer import Trainer, evaluate, learning_rate_factor, selection_score
+from rnn_lstm_captioning.training.trainer import Trainer, learning_rate_factor, selection_score
 
 
 def make_trainer(captioner, **changed):
@@ -102,59 +102,3 @@ def test_crops_need_an_image_size():
     captioner = build_captioner(settings, data.word_to_idx)
     with pytest.raises(ValueError, match="augment crops images to the image_size of the encoder, which is None"):
         prepare_training(captioner, data, DataSettings(augment=True), FeaturePass(progress=False))
-
-
-def frozen_captioner(cell):
-    captioner = tiny_captioner(cell)
-    captioner.image_encoder.requires_grad_(False)
-    return captioner
-
-
-def test_the_averaged_weights_are_an_exponential_moving_average_that_forgets_its_start():
-    captioner = frozen_captioner("gru")
-    trainer = make_trainer(captioner, ema=0.5, epochs=3, learning_rate=0.01)
-    wanted = [p.detach().clone() for p in trainer.parameters]
-    for step in range(1, 5):
-        trainer.train_one_batch(torch.arange(4))
-        decay = min(0.5, step / (10 + step))
-        wanted = [decay * w + (1 - decay) * p.detach() for w, p in zip(wanted, trainer.parameters)]
-    for average, mean, p in zip(trainer.averages, wanted, trainer.parameters):
-        torch.testing.assert_close(average, mean)
-        assert not torch.equal(average, p)
-    own = [p.detach().clone() for p in trainer.parameters]
-    with trainer.averaged():
-        assert all(torch.equal(p, average) for p, average in zip(trainer.parameters, trainer.averages))
-    assert all(torch.equal(p, before) for p, before in zip(trainer.parameters, own))
-
-
-def test_an_epoch_is_evaluated_with_the_averaged_weights_and_the_best_checkpoint_holds_them():
-    saved = {}
-    captioner = frozen_captioner("lstm")
-    trainer = make_trainer(captioner, ema=0.9, epochs=1, learning_rate=0.01)
-    trainer.save = lambda which, trainer: saved.update({which: captioner.cell.Wx.detach().clone()})
-    trainer.run()
-    assert torch.equal(
-        saved["best"], trainer.averages[[p is captioner.cell.Wx for p in trainer.parameters].index(True)]
-    )
-    assert torch.equal(saved["last"], captioner.cell.Wx) and not torch.equal(saved["best"], saved["last"])
-    with trainer.averaged():
-        assert evaluate(captioner, trainer.val)[1] == pytest.approx(trainer.history[-1]["val_loss_per_word"], rel=1e-6)
-
-
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_run_with_averaged_weights_resumes_bit_for_bit(cell):
-    def trainer():
-        torch.manual_seed(5)
-        return make_trainer(frozen_captioner(cell), ema=0.9, epochs=2, learning_rate=0.01)
-
-    whole = trainer()
-    whole.run()
-    first, second = trainer(), trainer()
-    first.train_one_batch(first.batches_of_epoch(0)[0])
-    second.captioner.load_state_dict(first.captioner.state_dict())
-    second.load_state_dict(first.state_dict())
-    second.run()
-    assert all(torch.equal(a, b) for a, b in zip(whole.averages, second.averages))
-    assert second.history == whole.history
-    with pytest.raises(ValueError, match="the averages have another shape"):
-        make_trainer(frozen_captioner(cell)).load_state_dict(first.state_dict())

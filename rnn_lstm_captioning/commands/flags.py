@@ -102,13 +102,6 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         "--weight-decay", type=non_negative(float), default=1e-2, metavar="X", help="for matrices only (%(default)s)"
     )
     training.add_argument(
-        "--ema",
-        type=probability,
-        default=0.0,
-        metavar="DECAY",
-        help="evaluate and keep an exponential moving average of the weights, such as 0.999 (no average)",
-    )
-    training.add_argument(
         "--patience",
         type=non_negative(int),
         default=0,

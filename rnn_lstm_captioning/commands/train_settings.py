@@ -60,7 +60,6 @@ def settings_from(args: Namespace, source: str, precision: str = "fp32") -> Sett
         warmup=args.warmup,
         clip=args.clip,
         weight_decay=args.weight_decay,
-        ema=args.ema,
         patience=args.patience,
         self_critical=args.self_critical,
         seed=args.seed,

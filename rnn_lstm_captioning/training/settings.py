@@ -37,7 +37,6 @@ class TrainingSettings:
     warmup: float = 0.05  # the fraction of all steps in which the learning rate rises linearly
     clip: float = 5.0  # the largest norm of the gradient; 0: no limit
     weight_decay: float = 1e-2  # of matrices; vectors have none
-    ema: float = 0.0  # evaluate and keep the mean of the weights over about 1 / (1 - ema) steps; 0: the last weights
     patience: int = 0  # stop this many epochs after the best one; 0: never
     self_critical: bool = False  # maximise the CIDEr of sampled captions (Rennie et al. 2017)
     seed: int = 0
@@ -61,9 +60,8 @@ class TrainingSettings:
                 raise InputError(f"{name} is {getattr(self, name)}, wanted a number of at least 0")
         if self.learning_rate == 0:
             raise InputError("learning_rate is 0, wanted above 0")
-        for name in ("warmup", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, wanted in [0, 1)")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup is {self.warmup}, wanted in [0, 1)")
         if self.self_critical and self.batching == "length":
             raise InputError(
                 "self-critical training needs the captions of an image in one batch: "

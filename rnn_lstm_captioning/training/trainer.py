@@ -3,8 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -113,7 +112,6 @@ class Trainer:
         self.history: list[dict] = []
         self.best: dict | None = None
         self.norms, self.clipped = 0.0, 0  # in this epoch: the sum of the gradient norms, the number of clipped steps
-        self.averages = [p.detach().clone() for p in self.parameters] if self.settings.ema else []
         self.captions_per_second, self.seconds, self.epoch_start = math.nan, math.nan, time.monotonic()
 
     def _make_optimizer(self):
@@ -188,9 +186,6 @@ class Trainer:
             )
         self.optimizer.step()
         self.step += 1
-        if self.averages:  # at first a short average, so that the random first weights are soon forgotten
-            decay = min(settings.ema, self.step / (10 + self.step))
-            torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
         self.norms += norm.item()
         self.clipped += bool(settings.clip) and norm.item() > settings.clip
         return loss.item()
@@ -216,21 +211,9 @@ class Trainer:
 
     def finish_epoch(self) -> None:
         """Evaluate both splits and save. The row has no times, so it is the same in every run with the same seed."""
+        settings = self.settings
         distributed.broadcast_parameters(self.captioner)  # each process has its own BatchNorm statistics
         row: dict = {"epoch": self.step // self.steps_per_epoch, "step": self.step}
-        with self.averaged():
-            self._evaluate(row)
-        self.history.append(row)
-        if self.best is None or selection_score(row) > selection_score(self.best):
-            self.best = row
-            with self.averaged():
-                self.save("best", self)
-        self.save("last", self)
-        self.on_epoch(self)
-
-    def _evaluate(self, row):
-        """Add the losses of both splits, and what was counted in this epoch, to its row."""
-        settings = self.settings
         for name, pairs in (("train", self.train.subset(len(self.val))), ("val", self.val)):
             per_caption, per_word = evaluate(self.captioner, pairs, settings.batch_size, settings.precision)
             row |= {f"{name}_loss": per_caption, f"{name}_loss_per_word": per_word}
@@ -241,18 +224,12 @@ class Trainer:
         if can_score(self.val.references):
             row["val_cider"] = validation_cider(self.captioner, self.val, settings.batch_size, settings.precision)
         self.seconds = time.monotonic() - self.epoch_start
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Inside the block, the captioner has the averaged weights, if there are any."""
-        kept = [p.detach().clone() for p in self.parameters] if self.averages else []
-        try:
-            for p, average in zip(self.parameters, self.averages):
-                p.data.copy_(average)
-            yield
-        finally:
-            for p, own in zip(self.parameters, kept):
-                p.data.copy_(own)
+        self.history.append(row)
+        if self.best is None or selection_score(row) > selection_score(self.best):
+            self.best = row
+            self.save("best", self)
+        self.save("last", self)
+        self.on_epoch(self)
 
     # ------------------------------------------------------------------------- the state, for resuming
 
@@ -269,7 +246,6 @@ class Trainer:
             "history": self.history,
             "norms": self.norms,
             "clipped": self.clipped,
-            "averages": self.averages,
             "random_states": distributed.all_gather(random_state),
         }
 
@@ -288,11 +264,6 @@ class Trainer:
                 self._lay_out_state(parameter, any(parameter is other for other in turned))
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self.norms, self.clipped = float(state.get("norms", 0)), int(state.get("clipped", 0))
-        averages = state.get("averages", [])  # older files have none
-        if [p.shape for p in averages] != [p.shape for p in self.averages]:
-            raise ValueError("the averages have another shape")
-        for own, other in zip(self.averages, averages):
-            own.copy_(other)
         states = state.get("random_states") or [{"cpu": state["random_state"]}]  # older files have one state
         if len(states) != distributed.world_size():
             return False
