@@ -54,6 +54,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, completely or not at all; a file name in it that is not valid text is escaped."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
 @contextmanager
 def only_one(path: str | Path, what: str) -> Iterator[None]:
     """Inside the block, no other process can enter a block for this path; after a kill, the path is free again.

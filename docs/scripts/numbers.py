@@ -47,12 +47,17 @@ def steps(found, names):
     return [(label, [step.get(name) for step in found]) for name, label in names.items()]
 
 
-def forward_and_backward(found, back, forward_names, backward_names, weights):
+def tables(found, back, forward, backward, parts, weights):
+    """The three tables of a cell. Args: found, back, the values of each step; forward, backward, name -> label; parts,
+    the columns of the weights; weights, (label, values)."""
     times = [f"t = {t}" for t in (1, 2, 3)]
-    forward = table("forward", times, [("$x_t$", X), *steps(found, forward_names)])
-    rows = steps(back, backward_names)
-    sums = table("weights", ["sum"], weights)
-    return f"{forward}\n\n{table('backward, read from right to left', times, rows)}\n\n{sums}"
+    return "\n\n".join(
+        [
+            table("forward", times, [("$x_t$", X), *steps(found, forward)]),
+            table("backward, read from right to left", times, steps(back, backward)),
+            table("weights", parts, weights),
+        ]
+    )
 
 
 # ------------------------------------------------------------------------------------------ the cells
@@ -82,7 +87,7 @@ def rnn():
 
 def rnn_table():
     found, back, sums = rnn()
-    return forward_and_backward(
+    return tables(
         found,
         back,
         {"p": "$p_t$, RNN-1", "a": "$a_t$, RNN-2", "h": "$h_t$, RNN-3"},
@@ -94,6 +99,7 @@ def rnn_table():
             "dprev_h": "$dh_{t-1}^{next}$, RNN-5",
             "dx": "$dx_t$, RNN-6",
         },
+        ["sum"],
         [
             ("$dW_x$, RNN-7", [sums["dWx"]]),
             ("$dW_h$, RNN-8", [sums["dWh"]]),
@@ -137,8 +143,8 @@ def _weights(found, back, gates):
 
 def lstm_table():
     found, back, sums = lstm()
-    times = [f"t = {t}" for t in (1, 2, 3)]
     forward = {name: f"${name}_t$, LSTM-{3 if name in 'ifo' else 4}" for name in "ifog"}
+    forward |= {"c": "$c_t$, LSTM-5", "h": "$h_t$, LSTM-6"}
     backward = {
         "dh_loss": "$dh_t^{loss}$",
         "dh_next": "$dh_t^{next}$",
@@ -153,25 +159,12 @@ def lstm_table():
         "dprev_c": "$dc_{t-1}^{next}$, LSTM-12",
         "dx": "$dx_t$, LSTM-13",
     }
-    return "\n\n".join(
-        [
-            table(
-                "forward",
-                times,
-                [("$x_t$", X), *steps(found, forward | {"c": "$c_t$, LSTM-5", "h": "$h_t$, LSTM-6"})],
-            ),
-            table("backward, read from right to left", times, steps(back, backward)),
-            table(
-                "weights",
-                list("ifog"),
-                [
-                    ("$dW_x$, LSTM-14", sums["dWx"]),
-                    ("$dW_h$, LSTM-15", sums["dWh"]),
-                    ("$db$, LSTM-16", sums["db"]),
-                ],
-            ),
-        ]
-    )
+    weights = [
+        ("$dW_x$, LSTM-14", sums["dWx"]),
+        ("$dW_h$, LSTM-15", sums["dWh"]),
+        ("$db$, LSTM-16", sums["db"]),
+    ]
+    return tables(found, back, forward, backward, list("ifog"), weights)
 
 
 def gru():
@@ -202,7 +195,6 @@ def gru():
 
 def gru_table():
     found, back, sums = gru()
-    times = [f"t = {t}" for t in (1, 2, 3)]
     forward = {"r": "$r_t$, GRU-3", "z": "$z_t$, GRU-3", "n": "$n_t$, GRU-4", "h": "$h_t$, GRU-5"}
     backward = {
         "dh_loss": "$dh_t^{loss}$",
@@ -215,21 +207,12 @@ def gru_table():
         "dprev_h": "$dh_{t-1}^{next}$, GRU-11",
         "dx": "$dx_t$, GRU-12",
     }
-    return "\n\n".join(
-        [
-            table("forward", times, [("$x_t$", X), *steps(found, forward)]),
-            table("backward, read from right to left", times, steps(back, backward)),
-            table(
-                "weights",
-                list("rzn"),
-                [
-                    ("$dW_x$, GRU-13", sums["dWx"]),
-                    ("$dW_h$, GRU-14", sums["dWh"]),
-                    ("$db$, GRU-15", sums["db"]),
-                ],
-            ),
-        ]
-    )
+    weights = [
+        ("$dW_x$, GRU-13", sums["dWx"]),
+        ("$dW_h$, GRU-14", sums["dWh"]),
+        ("$db$, GRU-15", sums["db"]),
+    ]
+    return tables(found, back, forward, backward, list("rzn"), weights)
 
 
 # ------------------------------------------------------------------------------- attention, loss, metrics

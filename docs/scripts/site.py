@@ -33,9 +33,7 @@ def explanations(lesson: str) -> dict[str, str]:
     for before, part in zip(["", *parts], parts):
         tag = re.search(TAG, part)
         if part.startswith("$$") and tag:
-            prose = (
-                before and before[0] not in "#|<!`-" and not before.startswith("$$") and not re.match(r"\d+\.", before)
-            )
+            prose = before and not re.match(r"[#|<!`-]|\$\$|\d+\.", before)
             found[tag[1]] = f"{before}\n\n{part}" if prose else part
     return found
 
@@ -52,15 +50,8 @@ def segments(code: str) -> list[tuple[list[str], str]]:
             found.append(([], [line]))
         else:
             found[-1][1].append(line)
-    pieces = []
-    for tags, lines in found:
-        while lines and not lines[0].strip():
-            lines = lines[1:]
-        while lines and not lines[-1].strip():
-            lines = lines[:-1]
-        if lines:
-            pieces.append((tags, "\n".join(lines)))
-    return pieces
+    pieces = [(tags, "\n".join(lines).strip("\n")) for tags, lines in found]
+    return [(tags, lines) for tags, lines in pieces if lines]
 
 
 def _ends(line: str, indent: int, first: str) -> bool:
@@ -68,9 +59,8 @@ def _ends(line: str, indent: int, first: str) -> bool:
     return not line.strip() or indent < len(first) - len(first.lstrip()) or line.lstrip().startswith("return")
 
 
-def side_by_side(name: str) -> str:
-    """The page of a file in cells/, as Markdown."""
-    code = (PACKAGE / f"cells/{name}.py").read_text(encoding="utf-8")
+def side_by_side(name: str, code: str) -> str:
+    """The page of a file in cells/ with this code, as Markdown."""
     lesson = LESSONS[name]
     known = explanations((DOCS / f"{lesson}.md").read_text(encoding="utf-8"))
     rows = [
@@ -153,13 +143,14 @@ def prepare(folder: Path) -> None:
         if name == "index":
             text += _contents("Lessons", ORDER)
             text += _contents("Equation and code", [f"code_{name}" for name in LESSONS])
-            text += _contents("Reference", [name for name in OTHERS])
+            text += _contents("Reference", OTHERS)
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
     tag_pages = {}
     for name, lesson in LESSONS.items():
-        text = linked(side_by_side(name), DOCS / "x.md", sources)
+        code = (PACKAGE / f"cells/{name}.py").read_text(encoding="utf-8")
+        text = linked(side_by_side(name, code), DOCS / "x.md", sources)
         (folder / f"code_{name}.md").write_text(text, encoding="utf-8")
-        tag_pages |= {tag: {"lesson": lesson, "code": f"code_{name}"} for tags, _ in _tagged(name) for tag in tags}
+        tag_pages |= {tag: {"lesson": lesson, "code": f"code_{name}"} for tag in re.findall(TAG, code)}
     for path in sources:
         language = {".py": "python", ".ipynb": "json"}.get(path.suffix, "text")
         text = f"---\norphan: true\n---\n\n# {path.relative_to(ROOT).as_posix()}\n\n"
@@ -167,10 +158,6 @@ def prepare(folder: Path) -> None:
         (folder / f"source_{path.stem}.md").write_text(text, encoding="utf-8")
     settings = (DOCS / "site/conf.py").read_text(encoding="utf-8")
     (folder / "conf.py").write_text(f"{settings}\n\ntag_pages = {tag_pages!r}\n", encoding="utf-8")
-
-
-def _tagged(name):
-    return segments((PACKAGE / f"cells/{name}.py").read_text(encoding="utf-8"))
 
 
 def _contents(title: str, names: list[str]) -> str:

@@ -7,7 +7,6 @@ and the cell in the browser (explained.js), so that the reader can move the obje
 
 import base64
 import inspect
-import io
 import json
 import operator
 import re
@@ -16,16 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor, fx, nn
 
 from ..data.scenes import BACKGROUNDS, COLOURS, SHAPES, SIDE, SIZES
 from ..data.vocabulary import END
 from ..evaluation.captions import ImageCaptioner
+from ..evaluation.figures import image_address
 from ..model.captioner import CaptioningRNN, evaluating
 from ..model.decoding import Decoding
-from ..storage import replacing
-from .explaining import explain
+from ..storage import write_text
+from .explaining import explain, walk
 from .interventions import gate_names
 
 LIVE_CELLS = ("rnn", "lstm", "gru", "attn")  # those that explained.js has
@@ -53,8 +52,7 @@ def write_page(path: str | Path, captions: Sequence[dict], live: dict | None = N
         ("/*DATA*/", data),
     ):
         text = text.replace(mark, value)
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
+    write_text(path, text)
 
 
 # ------------------------------------------------------------------------------------- one caption
@@ -96,28 +94,19 @@ def _plain(values, digits):
 
 
 def _picture(image):
-    with io.BytesIO() as file:
-        Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(file, "PNG")
-        png = file.getvalue()
-        if len(png) > 60_000:  # a photograph
-            file.seek(0)
-            file.truncate()
-            Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(file, "JPEG", quality=88)
-        kind = "png" if len(png) <= 60_000 else "jpeg"
-        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+    """The address of an image inside the page: a PNG if that is small, as of a scene, else a JPEG."""
+    png = image_address(image, "png")
+    return png if len(png) <= 80_000 else image_address(image)
 
 
 def _gates(model, features, words):
     """Each named value of the cell at every step: one byte per unit, the units in the order of their means."""
-    read = [model.word_to_idx["<START>"], *(model.word_to_idx[word] for word in words)]
+    read = torch.tensor([model.word_to_idx[word] for word in ("<START>", *words)], device=features.device)
     steps: dict[str, list[Tensor]] = {}
     with evaluating(model):
-        state, image = model.start(features)
-        for index in read:
-            word = torch.tensor([index], device=features.device)
-            for name, value in model.cell.gates(model.word_embedding(word), state, image).items():
+        for x, state, image, _ in walk(model, features, read):
+            for name, value in model.cell.gates(x, state, image).items():
                 steps.setdefault(name, []).append(value[0].float().cpu())
-            _, state, _ = model.step(word, state, image)
     found = []
     for name, values in steps.items():
         units = torch.stack(values, dim=1)  # (H, T)
@@ -188,6 +177,7 @@ def live_data(captioner: ImageCaptioner) -> dict | None:
     }.items():
         tensors.append(tensor)
         named[name] = len(tensors) - 1
+    gates = gate_names(model)
     flat = torch.cat([tensor.detach().float().cpu().contiguous().flatten() for tensor in tensors])
     return {
         "cell": model.cell_type,
@@ -197,9 +187,9 @@ def live_data(captioner: ImageCaptioner) -> dict | None:
         "weights": base64.b64encode(flat.numpy().astype("<f4").tobytes()).decode(),
         "vocabulary": model.idx_to_word,
         "end": END,
-        "gates": gate_names(model),
-        "equations": {name: equation_of(model, name) for name in gate_names(model)},
-        "meanings": {name: MEANINGS.get(name, "") for name in gate_names(model)},
+        "gates": gates,
+        "equations": {name: equation_of(model, name) for name in gates},
+        "meanings": {name: MEANINGS.get(name, "") for name in gates},
         "usesGrid": model.cell.uses_grid,
         "side": SIDE,
         "colours": COLOURS,

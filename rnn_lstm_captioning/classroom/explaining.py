@@ -11,7 +11,7 @@
 vectors. Positive values speak for the word, negative ones against it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,13 +80,21 @@ def _log_probs(model, x, features, targets):
     return (scores.gather(2, rows) - allowed(scores.clone()).logsumexp(2, keepdim=True)).squeeze(2)
 
 
-def _attention(model, features, read):
+def walk(
+    model: CaptioningRNN, features: Tensor, read: Tensor
+) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor | None]]:
+    """Read words one by one: yields of each step the word vector x (1, D), the state before it, what the cell reads of
+    the image, and attn_weights (1, grid_h, grid_w) or None. Args: features (1, C, grid_h, grid_w); read int64 (T,)."""
     state, image = model.start(features)
-    found = []
     for word in read:
-        _, state, weights = model.step(word[None], state, image)
-        found.append(weights)
-    return None if found[0] is None else torch.cat(found)
+        before = state
+        _, state, weights = model.step(word[None], before, image)
+        yield model.word_embedding(word[None]), before, image, weights
+
+
+def _attention(model, features, read):
+    found = [weights for *_, weights in walk(model, features, read) if weights is not None]
+    return torch.cat(found) if found else None
 
 
 def _gradients(model, x, x_change, features, change, targets):

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..storage import write_text
 from .plain_cells import SEQUENCES
-from .starter import starter_text, write_text
+from .starter import starter_text
 
 
 class Rung(NamedTuple):

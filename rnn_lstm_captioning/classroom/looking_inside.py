@@ -13,15 +13,14 @@ from ..data.vocabulary import END, START
 from ..evaluation.figures import attention_overlay, in_all_fonts, write_figure
 from ..model.captioner import CaptioningRNN, evaluating
 from ..model.decoding import next_scores
-from ..storage import replacing
+from ..storage import write_text
 from ..text import printable
 from .explaining import explain
 
 
 def save_figure(stem: str | Path, found: dict, figure: Figure) -> None:
     """Write ``stem.json`` and ``stem.png``."""
-    with replacing(f"{stem}.json") as unfinished:
-        unfinished.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
+    write_text(f"{stem}.json", json.dumps(found, ensure_ascii=False))
     write_figure(figure, f"{stem}.png", dpi=110)
 
 

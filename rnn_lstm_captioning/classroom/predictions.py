@@ -1,6 +1,5 @@
 """What the web page shows of an image and its captions: predictions, explanations, and their HTML."""
 
-import base64
 import html
 import math
 import threading
@@ -15,7 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from ..data.images import load_image, open_image
 from ..data.vocabulary import SPECIAL_TOKENS
 from ..evaluation.captions import Caption, ImageCaptioner
-from ..evaluation.figures import attention_overlay, jpeg_bytes
+from ..evaluation.figures import attention_overlay, image_address
 from ..model.captioner import evaluating
 from ..model.decoding import Decoding
 from .explaining import Explanation
@@ -103,7 +102,7 @@ def draw_figure(
     below = f"probability {_chance(caption.log_prob)}"
     if prediction.broken:
         below += "; a part of the model is changed"
-    shown = f'<img src="{_data(opened.shown)}" alt="the image">'
+    shown = f'<img src="{image_address(opened.shown)}" alt="the image">'
     if place is not None and found is not None:
         word = html.escape(_readable((*caption.words, END)[place]))
         below = f"where “{word}” came from"
@@ -121,7 +120,7 @@ def draw_figure(
         )
         for description, (way, values) in ways.items():
             if values is not None and place < len(values):
-                picture = _data(attention_overlay(opened.shown, values[place].clamp(min=0)))
+                picture = image_address(attention_overlay(opened.shown, values[place].clamp(min=0)))
                 shown += f'<span>{way}<img src="{picture}" alt="{description}"></span>'
         shown = f'<div class="ways">{shown}</div>'
     return f'<figure><figcaption aria-live="polite"><b>{text}</b>{below}</figcaption>{shown}</figure>'
@@ -131,7 +130,7 @@ def thumbnail(path: str | Path) -> str:
     """HTML of a small image, with the file's name for people who can't see it."""
     image = open_image(path, 200)
     image.thumbnail((100, 100))
-    return f'<img src="{_data(pil_to_tensor(image))}" alt="{html.escape(Path(path).stem)}">'
+    return f'<img src="{image_address(pil_to_tensor(image))}" alt="{html.escape(Path(path).stem)}">'
 
 
 def words_to_choose(prediction: Prediction) -> list[tuple[str, int]]:
@@ -152,10 +151,6 @@ def alternatives(prediction: Prediction, place: int) -> tuple[list[tuple[str, st
 
 def _readable(word):
     return "(end)" if word == END else word
-
-
-def _data(image):
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg_bytes(image)).decode()}"
 
 
 def _chance(log_prob):

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..storage import write_text
 from .calling import calls
 from .checking import load_file
-from .starter import write_text
 
 SOLUTION = Path(__file__).with_name("solution.py")
 

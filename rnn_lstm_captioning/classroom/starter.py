@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..cells import CELLS
 from ..errors import InputError
-from ..storage import replacing
+from ..storage import write_text
 from .mistakes import GATES
 from .plain_cells import FORWARDS, ORDER
 
@@ -50,9 +50,3 @@ def starter_text(names: Sequence[str], intro: str, path: Path) -> str:
             doc = f"{shapes}. Returns: {', '.join(results.split())}{cache}."
         text += f'\ndef {name}({", ".join(taken)}):\n    """{doc}"""\n    raise NotImplementedError\n\n'
     return text.rstrip() + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, which appears complete or not at all."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")

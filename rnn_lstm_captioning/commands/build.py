@@ -11,7 +11,7 @@ import torch
 from ..data.building import BuildSettings, build_caption_file, remove_parts
 from ..evaluation.figures import save_contact_sheet
 from ..files import check_unprotected, protecting, same_file
-from ..storage import only_one, replacing, save
+from ..storage import only_one, save, write_text
 from .common import say
 from .flags import build_flags
 
@@ -52,8 +52,7 @@ def build(settings: BuildSettings) -> None:
     save_contact_sheet(settings.sheet, *sample_images(data))
     del data["train_references"]  # raw text is for the metrics, which don't use the training split
     save(data, settings.out)
-    with replacing(settings.report) as unfinished:
-        unfinished.write_text("\n".join(report) + "\n", encoding="utf-8", errors="backslashreplace")
+    write_text(settings.report, "\n".join(report) + "\n")
     remove_parts(settings.out)
     for line in report:
         if not line.startswith("  "):

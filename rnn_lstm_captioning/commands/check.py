@@ -12,7 +12,7 @@ from ..classroom.ladder import needed_of, write_ladder
 from ..classroom.puzzles import find_puzzle, write_puzzle
 from ..classroom.starter import write_starter
 from ..errors import InputError
-from ..storage import replacing
+from ..storage import write_text
 from .common import say, script_for
 from .flags import check_flags
 
@@ -46,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.json:
         print_json(args.file, results, points)
     if args.gradescope:
-        with replacing(args.gradescope) as unfinished:
-            unfinished.write_text(json.dumps(gradescope_results(results, points, MARKS), indent=2), encoding="utf-8")
+        write_text(args.gradescope, json.dumps(gradescope_results(results, points, MARKS), indent=2))
     conclude(args, {name: outcome for name, outcome, _ in results}, points)
 
 

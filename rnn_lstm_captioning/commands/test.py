@@ -35,7 +35,7 @@ from ..model.captioner import CaptioningRNN
 from ..model.checkpoint import Checkpoint, export_safetensors, load_checkpoint, restore_captioner
 from ..model.decoding import Decoding
 from ..model.ensemble import Ensemble
-from ..storage import replacing
+from ..storage import write_text
 from ..training.batches import Pairs
 from ..training.features import FeaturePass, known_words, pool, prepare_pairs, references_of
 from ..training.precision import SMALL, choose_precision
@@ -165,7 +165,12 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
         precision = "fp32"
         warn(f"precision: fp32, not bf16 as it was trained, because {reason}")
     feature_pass = FeaturePass(precision=precision)
-    pairs = pairs_of_split(captioner.model, data, args.split, feature_pass)
+    models = captioner.model.captioners if isinstance(captioner.model, Ensemble) else [captioner.model]
+    each = [prepare_pairs(model, data, args.split, feature_pass, cached=True) for model in models]
+    pairs = each[0]
+    if isinstance(captioner.model, Ensemble):  # its features are those of all its captioners
+        joined = captioner.model.join([part.features for part in each if part.features is not None])
+        pairs = replace(pairs, features=joined)
     per_caption, per_word = evaluate(captioner.model, pairs, args.batch_size, feature_pass.precision)
     say(
         f"{args.split}: {len(split)} captions of {len(split.images)} images; loss {per_caption:.3f} nats per "
@@ -184,7 +189,7 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
             scores, per_image = score_captions([caption.text for caption in captions], references)
             rows = {"the model": scores}
             if args.baselines:
-                rows |= baselines(captioner, data, args.split, references, feature_pass)
+                rows |= baselines(models[0], data, each[0], references, feature_pass)
             assert pairs.features is not None
             share = self_retrieval(captioner, pairs.features, captions)
             scored = Scored(split.images, captions, references, per_image, rows, share)
@@ -197,8 +202,7 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
 def write_results(path: Path, split: Split, captions: Sequence[Caption]) -> None:
     """Write captions in COCO's result format: a list of {"image_id", "caption"}."""
     rows = [{"image_id": i, "caption": caption.text} for i, caption in zip(image_ids(split), captions)]
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
+    write_text(path, json.dumps(rows, ensure_ascii=False))
     say(f"captions in COCO's result format: {path}")
 
 
@@ -214,14 +218,6 @@ def image_ids(split: Split) -> list[int] | list[str]:
 def names_of(args: Namespace) -> str:
     """The names of the checkpoints, for people."""
     return " + ".join(map(str, args.checkpoint))
-
-
-def pairs_of_split(model: CaptioningRNN, data: CaptionData, split: str, feature_pass: FeaturePass) -> Pairs:
-    """The captions of a split with their features; for an ensemble, the features of all its captioners."""
-    if not isinstance(model, Ensemble):
-        return prepare_pairs(model, data, split, feature_pass, cached=True)
-    parts = [prepare_pairs(captioner, data, split, feature_pass, cached=True) for captioner in model.captioners]
-    return replace(parts[0], features=model.join([pairs.features for pairs in parts if pairs.features is not None]))
 
 
 def self_retrieval(captioner: ImageCaptioner, features: Tensor, captions: Sequence[Caption]) -> float | None:
@@ -266,25 +262,21 @@ def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace
     ]
     result = {"data": data.source, "split": args.split, "checkpoint": names_of(args), "decoding": settings}
     result |= {"scores": scored.rows, "diversity": varied, "images": images}
-    with replacing(out / "metrics.json") as unfinished:
-        text = json.dumps(result, indent=1, ensure_ascii=False)
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file name may not be valid text
+    write_text(out / "metrics.json", json.dumps(result, indent=1, ensure_ascii=False))
     save_results_page(out / "results.html", f"{names_of(args)} on {data.source}, {args.split}", decoded, scored)
     say(f"scores per image: {out / 'metrics.json'}; best, median and worst captions: {out / 'results.html'}")
 
 
 def baselines(
-    captioner: ImageCaptioner,
+    model: CaptioningRNN,
     data: CaptionData,
-    split: str,
+    pairs: Pairs,
     references: Sequence[list[str]],
     feature_pass: FeaturePass,
 ) -> dict[str, dict[str, float]]:
     """The scores of captions that need no language model, or no model at all: rows of the table."""
-    model = captioner.model.captioners[0] if isinstance(captioner.model, Ensemble) else captioner.model
     train = prepare_pairs(model, data, "train", feature_pass, cached=True)
-    own = prepare_pairs(model, data, split, feature_pass, cached=True)
-    assert train.features is not None and own.features is not None
+    assert train.features is not None and pairs.features is not None
     texts = known_words(train.captions, data)
     rows = {}
     best = single_best_caption(texts, references)
@@ -298,7 +290,7 @@ def baselines(
         return (pool(features).flatten(1) - mean) / std
 
     near = nearest_captions(
-        standardized(own.features),
+        standardized(pairs.features),
         standardized(train.features)[described],
         [first[i] for i in described.tolist()],
     )

@@ -1,5 +1,6 @@
 """Figures: the loss curve, a captioned image, and where the attention looks. They need no screen."""
 
+import base64
 import functools
 import io
 import math
@@ -141,11 +142,12 @@ def save_attention(stem: str | Path, image: Tensor, words: Sequence[str], attn_w
         first.save(unfinished, save_all=True, append_images=rest, duration=700, loop=0)
 
 
-def jpeg_bytes(image: Tensor) -> bytes:
-    """An image, uint8 (3, height, width), as the bytes of a JPEG file."""
+def image_address(image: Tensor, kind: str = "jpeg") -> str:
+    """An image, uint8 (3, height, width), as an address that holds the whole file: for a page in one file. Args: kind,
+    "jpeg" or "png"."""
     buffer = io.BytesIO()
-    _as_pil(image).save(buffer, "jpeg", quality=85)
-    return buffer.getvalue()
+    _as_pil(image).save(buffer, kind, quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _lines(text, width):

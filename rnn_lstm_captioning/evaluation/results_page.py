@@ -1,6 +1,5 @@
 """A results page: one HTML file, which needs no server, with the best, the median and the worst captions."""
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -8,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..storage import replacing
+from ..storage import write_text
 from .captions import Caption
-from .figures import attention_frames, attention_sheet, jpeg_bytes
+from .figures import attention_frames, attention_sheet, image_address
 
 STYLE = """
 body { font-family: sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222; }
@@ -67,8 +66,7 @@ def save_results_page(path: str | Path, title: str, settings: str, scored: Score
     for kind, chosen in choose_examples(scored.per_image["CIDEr"], count).items():
         parts.append(f"<h2>The {kind} captions, by CIDEr</h2>")
         parts += [_example(scored, index) for index in chosen]
-    with replacing(path) as unfinished:
-        unfinished.write_text("\n".join(parts), encoding="utf-8", errors="backslashreplace")
+    write_text(path, "\n".join(parts))
 
 
 def _example(scored, index):
@@ -86,5 +84,4 @@ def _example(scored, index):
 
 
 def _image(image, text):
-    data = b64encode(jpeg_bytes(image)).decode()
-    return f"<img alt='{escape(text, quote=True)}' src='data:image/jpeg;base64,{data}'>"
+    return f"<img alt='{escape(text, quote=True)}' src='{image_address(image)}'>"
