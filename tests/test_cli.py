@@ -218,6 +218,25 @@ def test_finetuning_changes_the_encoder_and_the_checkpoint_contains_it(scenes_fi
     captioner = restore_captioner(checkpoint, "x")
     assert captioner.image_encoder.cnn[0][1].running_mean.any()
     assert not captioner.training
+    with pytest.raises(InputError, match="--encoder-learning-rate need --finetune-encoder"):
+        train("rnn", scenes_file, tmp_path, "--epochs", "1", "--freeze-batchnorm")
+
+
+def test_a_part_of_the_cnn_is_trained_with_its_own_learning_rate_and_the_run_resumes_exactly(scenes_file, tmp_path):
+    flags = "--finetune-encoder --finetune-from trunk_output.block4 --freeze-batchnorm --encoder-learning-rate 1e-4"
+    flags += " --schedule constant --encoder-weights none --augment"
+
+    def run(out, *extra):
+        train("rnn", scenes_file, tmp_path / out, *flags.split(), *extra)
+        return load_checkpoint(tmp_path / out / "rnn_last.pt").weights
+
+    first, whole = run("parts", "--epochs", "1"), run("whole", "--epochs", "2")
+    parts = run("parts", "--epochs", "2", "--resume")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    changed = {
+        name for name in whole if name.startswith("image_encoder.") and not torch.equal(first[name], whole[name])
+    }
+    assert changed and all(".block4." in name and ".running_" not in name for name in changed)
 
 
 def test_a_dry_run_writes_only_into_its_own_folder(scenes_file, tmp_path, capsys):

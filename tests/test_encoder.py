@@ -50,6 +50,38 @@ def test_a_finetuned_encoder_gets_gradients_and_updates_its_statistics():
     assert encoder.cnn[0][1].running_mean.any()
 
 
+def norms_of(encoder):
+    return [module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("layer", [None, "features.13"])
+def test_a_cnn_is_finetuned_from_a_layer_on(layer):
+    settings = dict(name="mobilenet_v2", frozen=False, layer=layer)
+    encoder = ImageEncoder(False, **settings, finetune_from="features.12").train()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    encoder(torch.rand(4, 3, 64, 64)).sum().backward()
+    trained = {name for name, p in encoder.named_parameters() if p.grad is not None}
+    first = next(i for i, name in enumerate(dict(encoder.named_parameters())) if name in trained)
+    assert trained == set(list(dict(encoder.named_parameters()))[first:])  # all layers after it, none before
+    assert {name for name, p in encoder.named_parameters() if p.requires_grad} == trained
+    changed = {name for name, tensor in encoder.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed and all(".running_" in name or ".num_batches" in name for name in changed)
+    assert all(norm.weight.requires_grad == norm.training for norm in norms_of(encoder))
+    whole = ImageEncoder(False, **settings)
+    assert len(trained) < sum(p.requires_grad for p in whole.parameters()) == len(list(whole.parameters()))
+    with pytest.raises(InputError, match=r"mobilenet_v2 has no layer features\.99 with weights; it has features\.0"):
+        ImageEncoder(False, **settings, finetune_from="features.99")
+
+
+def test_frozen_batchnorm_keeps_its_statistics_and_is_trained_otherwise():
+    encoder = ImageEncoder(False, frozen=False, freeze_batchnorm=True).train()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    encoder(torch.rand(4, 3, 64, 64)).sum().backward()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
+    assert all(p.grad is not None for p in encoder.parameters())
+    assert not any(norm.training for norm in norms_of(encoder))
+
+
 def test_bad_images_are_refused():
     encoder = ImageEncoder(pretrained=False)
     with pytest.raises(ValueError, match=r"images has shape \(3, 64, 64\), wanted \(N, 3, height, width\)"):
@@ -169,6 +201,16 @@ def test_features_are_cached_until_something_that_they_depend_on_changes(tmp_pat
     encoder.image_size = 96
     assert computes(images, "") and not computes(images, "")
     assert torch.equal(encode_all(encoder, images), encode_all(encoder, images, stem=tmp_path / "data.train"))
+
+
+def test_features_of_mirror_images_are_cached_apart(tmp_path):
+    encoder, images = ImageEncoder(pretrained=False), torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+    found = [
+        encode_all(encoder, given, FeaturePass(mirrored=mirrored), tmp_path / "data.train")
+        for given, mirrored in ((images, False), (images, True))
+    ]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert torch.equal(found[1], encode_all(encoder, images.flip(3))) and not torch.equal(*found)
 
 
 @pytest.mark.parametrize("name", ["resnet50", "regnet_x_400mf", "vgg11_bn"])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace as replaced
 from pathlib import Path
 
 import pytest
@@ -380,6 +381,34 @@ def test_a_model_shared_as_safetensors_writes_the_same_captions(checkpoint, tmp_
     train(scenes_file, tmp_path, "--epochs", "1", "--init", str(path))  # training can start from it too
     with pytest.raises(InputError, match="holds no training state"):
         train(scenes_file, tmp_path, "--epochs", "1", "--resume", str(path))
+
+
+@pytest.mark.parametrize(("bits", "share", "error"), [(16, 0.6, 1e-3), (8, 0.4, 8e-3)])
+def test_a_model_with_fewer_bits_is_smaller_and_close(bits, share, error, checkpoint, tmp_path):
+    whole, small = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
+    run_test("lstm", ["--checkpoint", str(checkpoint), "--export", str(whole)])
+    run_test("lstm", ["--checkpoint", str(checkpoint), "--export", str(small), "--export-bits", str(bits)])
+    assert small.stat().st_size < share * whole.stat().st_size
+    before, after = load_checkpoint(whole).weights, load_checkpoint(small).weights
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert tensor.dtype == after[name].dtype
+        if tensor.dim() < 2:
+            assert torch.equal(tensor, after[name])
+        else:
+            row = tensor.flatten(1).abs().amax(1)
+            assert ((tensor - after[name]).flatten(1).abs().amax(1) <= error * row + 1e-7).all()
+    restore_captioner(load_checkpoint(small), small)
+
+
+def test_integers_without_their_scale_are_refused(checkpoint, tmp_path):
+    path = tmp_path / "x.safetensors"
+    found = load_checkpoint(checkpoint)
+    found.weights["cell.Wx"] = torch.ones(found.weights["cell.Wx"].shape, dtype=torch.int8)
+    for scale in ({}, {"cell.Wx.scale": torch.ones(3)}):
+        export_safetensors(replaced(found, weights=found.weights | scale), path)
+        with pytest.raises(InputError, match=r"x\.safetensors is not a checkpoint .* no scale for cell\.Wx"):
+            load_checkpoint(path)
 
 
 def test_damaged_safetensors_are_refused(checkpoint, tmp_path):

@@ -79,6 +79,7 @@ def test_the_warm_up_can_be_turned_off_or_made_longer():
         ({"learning_rate": float("nan")}, "learning_rate is nan, wanted a number of at least 0"),
         ({"batching": "any"}, "batching is 'any', wanted one of padded, length"),
         ({"warmup": 1.0}, r"warmup is 1.0, wanted in \[0, 1\)"),
+        ({"encoder_learning_rate": 0.0}, "encoder_learning_rate is 0, wanted above 0"),
         ({"self_critical": True, "batching": "length"}, "it can't be used with --batching length"),
     ],
 )
@@ -102,3 +103,21 @@ def test_crops_need_an_image_size():
     captioner = build_captioner(settings, data.word_to_idx)
     with pytest.raises(ValueError, match="augment crops images to the image_size of the encoder, which is None"):
         prepare_training(captioner, data, DataSettings(augment=True), FeaturePass(progress=False))
+
+
+def test_the_cnn_has_its_own_learning_rate():
+    captioner = tiny_captioner("lstm").float()
+    before = {name: parameter.clone() for name, parameter in captioner.named_parameters()}
+    trainer = make_trainer(captioner, learning_rate=1e-2, encoder_learning_rate=1e-4, warmup=0.0, weight_decay=0.0)
+    trainer.objective = lambda captioner, batch: sum(p.sum() for p in captioner.parameters())
+    trainer.train_one_batch(torch.arange(4))
+    for name, parameter in captioner.named_parameters():  # Adam's first step is as long as the learning rate
+        step = 1e-4 if name.startswith("image_encoder.") else 1e-2
+        torch.testing.assert_close(before[name] - parameter, torch.full_like(parameter, step), rtol=1e-2, atol=1e-6)
+
+
+def test_training_losses_are_measured_on_whole_images_if_each_has_to_be_encoded():
+    pairs = Pairs(random_captions(20, 6, 12), torch.arange(20) // 5, together=True)
+    some = pairs.subset(10)
+    assert len(some) == 10 and some.image_index.unique(return_counts=True)[1].tolist() == [5, 5]
+    assert len(pairs.subset(100)) == 20 and len(pairs.subset(1)) == 5

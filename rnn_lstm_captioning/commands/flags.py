@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..model.settings import IMAGE_INPUTS, IMAGE_NORMS
+from ..model.settings import EXPORT_BITS, IMAGE_INPUTS, IMAGE_NORMS
 from ..training.settings import BATCHINGS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from .arguments import ArgumentParser, device, finite, name, non_negative, path, port_number, positive, probability
 
@@ -41,6 +41,14 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         "--encoder-layer", type=name, metavar="NAME", help="use the features of this layer of the CNN (the last one)"
     )
     model.add_argument("--finetune-encoder", action="store_true", help="train the CNN too; slower")
+    model.add_argument(
+        "--finetune-from", type=name, metavar="LAYER", help="with --finetune-encoder: from this layer on (the first)"
+    )
+    model.add_argument(
+        "--freeze-batchnorm",
+        action="store_true",
+        help="with --finetune-encoder: BatchNorm keeps its statistics; for a CNN that has learned from more images",
+    )
     model.add_argument("--image-size", type=positive(int), metavar="PIXELS", help="fed to the CNN (the stored size)")
     model.add_argument(
         "--augment", action="store_true", help="random crops and mirroring; the CNN then runs in every step"
@@ -82,6 +90,12 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
     training.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw", help="(%(default)s)")
     training.add_argument("--learning-rate", type=positive(float), default=1e-3, metavar="X", help="(%(default)s)")
     training.add_argument(
+        "--encoder-learning-rate",
+        type=positive(float),
+        metavar="X",
+        help="with --finetune-encoder: the CNN's own learning rate (that of the rest)",
+    )
+    training.add_argument(
         "--schedule", choices=SCHEDULES, default="cosine", help="how the learning rate falls (%(default)s)"
     )
     training.add_argument(
@@ -115,6 +129,13 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         "--self-critical",
         action="store_true",
         help="with --init: raise the CIDEr of sampled captions; use a low --learning-rate",
+    )
+    training.add_argument(
+        "--distill",
+        type=path,
+        nargs="+",
+        metavar="FILE",
+        help="learn from the averaged probabilities of these captioners, instead of from single words",
     )
     training.add_argument(
         "--seed", type=non_negative(int), default=0, help="the start of all random numbers (%(default)s)"
@@ -182,6 +203,13 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
         "--export", type=path, metavar="FILE", help="write the model as .safetensors, to share it, and stop"
     )
     what.add_argument(
+        "--export-bits",
+        type=int,
+        choices=EXPORT_BITS,
+        default=32,
+        help="with --export: of each weight; fewer make a smaller file (%(default)s)",
+    )
+    what.add_argument(
         "--metrics",
         action="store_true",
         help="compute BLEU, ROUGE-L and CIDEr; write OUT/metrics.json and OUT/results.html",
@@ -195,6 +223,9 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
     decoding.add_argument("--beam", type=positive(int), default=1, metavar="K", help="beam width (1: greedy search)")
     decoding.add_argument(
         "--length-penalty", type=finite, default=0.0, metavar="X", help="rank by log p / length^X (%(default)s)"
+    )
+    decoding.add_argument(
+        "--mirror", action="store_true", help="average the probabilities given the image and its mirror image"
     )
     decoding.add_argument("--temperature", type=positive(float), metavar="X", help="draw words at random instead")
     decoding.add_argument("--top-k", type=positive(int), metavar="K", help="draw from the K most probable words")

@@ -240,6 +240,8 @@ def build_captioner(
         name=settings.encoder,
         weights_file=None if encoder_weights in ("imagenet", "none") else encoder_weights,
         frozen=not settings.finetune_encoder,
+        finetune_from=settings.finetune_from,
+        freeze_batchnorm=settings.freeze_batchnorm,
         image_size=settings.image_size,
         layer=settings.encoder_layer,
     )
@@ -264,6 +266,8 @@ def settings_of(captioner: CaptioningRNN) -> ModelSettings:
         encoder=captioner.image_encoder.name,
         encoder_layer=captioner.image_encoder.layer,
         finetune_encoder=not captioner.image_encoder.frozen,
+        finetune_from=captioner.image_encoder.finetune_from,
+        freeze_batchnorm=captioner.image_encoder.freeze_batchnorm,
         image_size=captioner.image_encoder.image_size,
         image_input=captioner.image_input,
         image_norm="batchnorm" if isinstance(captioner.image_norm, BatchNorm) else "none",

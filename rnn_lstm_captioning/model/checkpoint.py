@@ -6,6 +6,7 @@ Only this module knows the keys of the file; all other code uses a :class:`Check
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -22,11 +23,12 @@ from ..errors import InputError
 from ..files import open_file
 from ..storage import load, replacing, save
 from .captioner import CaptioningRNN, build_captioner, settings_of
-from .settings import LARGEST_IMAGE, ModelSettings
+from .settings import EXPORT_BITS, LARGEST_IMAGE, ModelSettings
 
 # 2 added image_input, image_norm and image_size to the settings; files of format 1 have their defaults
 # 3 holds the weights of the affine maps as in nn.Linear; before, they were transposed
 FORMAT = 3
+SCALE = ".scale"  # in a safetensors file, ends the name of the scales of a tensor of integers
 METADATA = "rnn_lstm_captioning"  # in a safetensors file, the key of everything except the weights
 # attribute -> its key in the file, and its type there
 KEYS = {
@@ -181,14 +183,18 @@ def _check_sizes(checkpoint):
 # ------------------------------------------------------------------------------- a model to share
 
 
-def export_safetensors(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write the model of a checkpoint, without its training state and paths, as a safetensors file."""
-    tensors = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
+def export_safetensors(checkpoint: Checkpoint, path: str | Path, bits: int = 32) -> None:
+    """Write the model of a checkpoint, without its training state and paths, as a safetensors file.
+
+    Args: bits, of each weight of a matrix or a convolution: 32; 16, as float16; or 8, as an integer from -127 to 127
+        times a scale, one for each row. Vectors keep 32 bits.
+    """
+    tensors = _rounded({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, bits)
     kept = {f.name for f in fields(ModelSettings)} | {"precision"}
     settings = {k: v for k, v in checkpoint.settings.items() if k in kept and v is not None}
     values = asdict(checkpoint) | {"settings": settings, "data": Path(checkpoint.data).name}
     rest = {"format": FORMAT} | {key: values[name] for name, (key, _) in KEYS.items() if name != "weights"}
-    rest["sha256"] = _digest(tensors)
+    rest["sha256"] = digest_of(tensors)
     with replacing(path) as unfinished:
         # safetensors' save_file would write a file that only its owner may read
         unfinished.write_bytes(serialize(tensors, metadata={METADATA: json.dumps(rest, ensure_ascii=False)}))
@@ -210,12 +216,43 @@ def _read_safetensors(path):
             tensors = deserialize(file.read())  # not mapped: another program may change the file
         except (SafetensorError, RecursionError, AttributeError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"it is damaged, or of another kind ({error})") from error
-    if not isinstance(raw, dict) or raw.pop("sha256", None) != _digest(tensors):
+    if not isinstance(raw, dict) or raw.pop("sha256", None) != digest_of(tensors):
         raise ValueError("its weights are damaged, or it was not exported by this project")
-    return raw | {"model": tensors}
+    return raw | {"model": _unrounded(tensors)}
 
 
-def _digest(tensors):
+def _rounded(tensors, bits):
+    """The matrices and convolutions among some tensors with 16 or 8 bits; the others as they are."""
+    if bits not in EXPORT_BITS:
+        raise InputError(f"bits is {bits}, wanted one of {', '.join(map(str, EXPORT_BITS))}")
+    found = {}
+    for name, tensor in tensors.items():
+        if bits == 32 or tensor.dim() < 2 or not tensor.is_floating_point():
+            found[name] = tensor
+        elif bits == 16:
+            found[name] = tensor.half()
+        else:
+            scale = tensor.abs().amax(tuple(range(1, tensor.dim())), keepdim=True).clamp(min=1e-12) / 127
+            found |= {name: (tensor / scale).round().to(torch.int8), name + SCALE: scale}
+    return found
+
+
+def _unrounded(tensors):
+    """The tensors of :func:`_rounded`, in float32."""
+    found = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.int8:
+            scale = tensors.get(name + SCALE)
+            if scale is None or scale.shape != (len(tensor), *[1] * (tensor.dim() - 1)):
+                raise ValueError(f"it has no scale for {name}")
+            found[name] = tensor * scale.float()
+        elif not name.endswith(SCALE):
+            found[name] = tensor.float() if tensor.dtype == torch.float16 else tensor
+    return found
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of some weights, with their names and shapes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -18,6 +18,7 @@ HEAD = {"avgpool", "classifier", "fc", "head", "heads"}
 
 
 FEATURES = "features"  # the name of what a cut network returns
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class ImageEncoder(nn.Module):
@@ -29,11 +30,14 @@ class ImageEncoder(nn.Module):
         name: a torchvision classification network, such as "regnet_x_400mf" or "mobilenet_v2".
         weights_file: a file with a state dict of that network, with its 1,000-class head; it overrides pretrained.
         frozen: never train the CNN: it gets no gradients, and BatchNorm keeps its running statistics.
+        finetune_from: if it is not frozen, train it from this layer on only, such as "features.14" (mobilenet_v2).
+        freeze_batchnorm: if it is not frozen, BatchNorm keeps its running statistics all the same: those of ImageNet
+            are better than those of a few thousand images.
         image_size: the side in pixels to which images are resized; None: they are not resized.
         layer: the layer that gives the features, such as "features.13" (mobilenet_v2) or "layer3" (resnet50); an
             earlier layer has a finer grid. None: the last one before the classifier.
-    Attributes: out_channels, the C of its features; name; frozen; image_size; layer; random_weights, whether it
-        was built with random weights.
+    Attributes: out_channels, the C of its features; name; frozen; finetune_from; freeze_batchnorm; image_size; layer;
+        random_weights, whether it was built with random weights.
     Raises: InputError if the network has no such layer or no spatial features, or its weights can't be loaded.
     """
 
@@ -48,23 +52,29 @@ class ImageEncoder(nn.Module):
         name: str = "regnet_x_400mf",
         weights_file: str | Path | None = None,
         frozen: bool = True,
+        finetune_from: str | None = None,
+        freeze_batchnorm: bool = False,
         image_size: int | None = None,
         layer: str | None = None,
     ) -> None:
         super().__init__()
         self.name, self.frozen, self.image_size, self.layer = name, frozen, image_size, layer
+        self.finetune_from, self.freeze_batchnorm = finetune_from, freeze_batchnorm
         self.random_weights = weights_file is None and not pretrained
         network = _make_network(name)
         if weights_file is not None:
             _load_weights(network, name, _read_state_dict(weights_file), weights_file)
         elif pretrained:
             _load_weights(network, name, _download_state_dict(name, verbose), "torchvision's file")
+        network.requires_grad_(not frozen)
+        if finetune_from is not None:
+            _freeze_before(network, name, finetune_from)
         self.cnn = (_up_to(network, name, layer) if layer else _without_head(network)).to(
             memory_format=torch.channels_last
         )
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
-        self.cnn.eval().requires_grad_(not frozen)
+        self.cnn.eval()
         try:
             side = min(image_size or 64, 64)
             with torch.no_grad():
@@ -83,8 +93,10 @@ class ImageEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         super().train(mode)
-        if self.frozen:
-            self.cnn.eval()  # otherwise its BatchNorm statistics would change
+        for module in self.cnn.modules():  # in training mode, BatchNorm would change its statistics
+            trained = any(p.requires_grad for p in module.parameters())
+            if isinstance(module, BATCH_NORMS) and (self.freeze_batchnorm or not trained) or self.frozen:
+                module.eval()
         return self
 
     @torch.no_grad()
@@ -93,7 +105,7 @@ class ImageEncoder(nn.Module):
 
         Without them, the features of a deep residual network overflow.
         """
-        norms = [module for module in self.cnn.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        norms = [module for module in self.cnn.modules() if isinstance(module, BATCH_NORMS)]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 1.0  # use the statistics of this batch alone
@@ -141,6 +153,17 @@ def _without_head(network):
     layers = dict(network.named_children())
     head = next((i for i, layer in enumerate(layers) if layer in HEAD), None)
     return nn.Sequential(*list(layers.values())[:head])
+
+
+def _freeze_before(network, name, layer):
+    """Train a network from a layer on only. torchvision's networks list their parameters in the order of use."""
+    parameters = list(network.named_parameters())
+    first = next((i for i, (key, _) in enumerate(parameters) if key.startswith(f"{layer}.")), None)
+    if first is None:
+        known = ", ".join(dict.fromkeys(".".join(key.split(".")[:2]) for key, _ in parameters))
+        raise InputError(f"--finetune-from: {name} has no layer {layer} with weights; it has {known[:600]}")
+    for _, parameter in parameters[:first]:
+        parameter.requires_grad_(False)
 
 
 def _up_to(network, name, layer):

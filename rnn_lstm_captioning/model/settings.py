@@ -5,6 +5,7 @@ from dataclasses import dataclass
 IMAGE_INPUTS = ("h0", "first-token")
 LARGEST_IMAGE = 2048  # pixels, the side of an image
 IMAGE_NORMS = ("none", "batchnorm")
+EXPORT_BITS = (32, 16, 8)  # of a weight, in a file to share
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,8 @@ class ModelSettings:
     encoder: str = "regnet_x_400mf"
     encoder_layer: str | None = None  # the layer that gives the features; None: the last one before the classifier
     finetune_encoder: bool = False  # train the CNN too
+    finetune_from: str | None = None  # train it from this layer on; None: all layers
+    freeze_batchnorm: bool = False  # while the CNN is trained, its BatchNorm keeps its running statistics
     image_size: int | None = None  # pixels, of the images that the CNN is fed; None: the stored size
     image_input: str = "h0"
     image_norm: str = "none"

@@ -15,6 +15,7 @@ class Batch:
     """n captions with the features of their images, or with the images, if the encoder runs in every step."""
 
     captions: Tensor  # int64 (n, L), L is the length of the longest one
+    rows: Tensor  # int64 (n,), on the CPU: which captions of the split they are
     image_index: Tensor  # int64 (n,), on the CPU: which image of the split each caption describes
     features: Tensor | None = None  # (n, C, grid_h, grid_w), one for each caption
     images: Tensor | None = None  # (m, 3, S, S), each image once
@@ -43,8 +44,14 @@ class Pairs:
         return int((self.captions[:, 1:] != NULL).sum())
 
     def subset(self, size: int) -> "Pairs":
-        """At most ``size`` of the pairs, evenly spaced, without augmentation."""
-        rows = torch.linspace(0, len(self) - 1, min(len(self), size)).long()
+        """At most ``size`` of the pairs, evenly spaced, without augmentation; with ``together``, all those of evenly
+        spaced images."""
+        if self.together and len(self) > size:
+            num_images = int(self.image_index.max()) + 1
+            chosen = torch.linspace(0, num_images - 1, max(1, num_images * size // len(self))).long()
+            rows = torch.isin(self.image_index, chosen).nonzero().flatten()
+        else:
+            rows = torch.linspace(0, len(self) - 1, min(len(self), size)).long()
         return replace(self, captions=self.captions[rows], image_index=self.image_index[rows], crop_size=None)
 
     def row_batches(
@@ -82,7 +89,7 @@ class Pairs:
         """The captions of some rows with their features or images, on a device."""
         captions = self.captions[rows]
         captions = captions[:, : int((captions != NULL).sum(1).amax())]  # no columns with padding alone
-        batch = Batch(captions.to(device), self.image_index[rows])
+        batch = Batch(captions.to(device), rows, self.image_index[rows])
         if self.features is not None:
             batch.features = self.features[batch.image_index].to(device)
             return batch

@@ -33,6 +33,7 @@ class TrainingSettings:
     batching: str = "padded"  # "length": captions of one length in a batch
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
+    encoder_learning_rate: float | None = None  # of a CNN that is trained; None: learning_rate
     schedule: str = "cosine"
     warmup: float = 0.05  # the fraction of all steps in which the learning rate rises linearly
     clip: float = 5.0  # the largest norm of the gradient; 0: no limit
@@ -55,11 +56,13 @@ class TrainingSettings:
             value, least = getattr(self, name), int(name in ("epochs", "batch_size"))
             if not isinstance(value, int) or value < least:
                 raise InputError(f"{name} is {value}, wanted an int of at least {least}")
-        for name in ("learning_rate", "clip", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name} is {getattr(self, name)}, wanted a number of at least 0")
-        if self.learning_rate == 0:
-            raise InputError("learning_rate is 0, wanted above 0")
+        for name in ("learning_rate", "encoder_learning_rate", "clip", "weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise InputError(f"{name} is {value}, wanted a number of at least 0")
+        for name in ("learning_rate", "encoder_learning_rate"):
+            if getattr(self, name) == 0:
+                raise InputError(f"{name} is 0, wanted above 0")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup is {self.warmup}, wanted in [0, 1)")
         if self.self_critical and self.batching == "length":

@@ -117,12 +117,19 @@ class Trainer:
     def _make_optimizer(self):
         settings = self.settings
         optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
-        matrices, vectors = ([p for p in self.parameters if (p.dim() > 1) == wanted] for wanted in (True, False))
-        return optimizer(
-            [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=settings.learning_rate,
-            fused=self.device.type in ("cpu", "cuda"),  # one pass over memory
-        )
+        slower = set(self.captioner.image_encoder.parameters()) if settings.encoder_learning_rate else set()
+        groups = [
+            {
+                "params": [p for p in self.parameters if (p in slower) == encoder and (p.dim() > 1) == matrix],
+                "lr": settings.encoder_learning_rate if encoder else settings.learning_rate,
+                "weight_decay": settings.weight_decay if matrix else 0.0,
+            }
+            for encoder in (False, True)
+            for matrix in (True, False)
+        ]
+        # "peak" is the learning rate that the schedule multiplies; fused: one pass over memory
+        used = [group | {"peak": group["lr"]} for group in groups if group["params"]]
+        return optimizer(used, fused=self.device.type in ("cpu", "cuda"))
 
     def run(self) -> bool:
         """Train to the last epoch. Returns: False if a signal stopped it earlier; a checkpoint is then saved."""
@@ -169,7 +176,7 @@ class Trainer:
         """One step of the optimizer. Returns: the loss of this process's share of the rows."""
         settings = self.settings
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(settings, self.step, self.total_steps)
+            group["lr"] = group["peak"] * learning_rate_factor(settings, self.step, self.total_steps)
         mine = distributed.shard(rows)
         batch = self.train.batch(mine if len(mine) else rows[:1], self.device)
         with autocast(self.device, settings.precision):
@@ -201,7 +208,7 @@ class Trainer:
         """Show the loss, the speed and the remaining time on the progress bar."""
         words = (self.train.captions[rows, 1:] != NULL).sum().item() / len(rows)
         value = f"loss {loss:.2f}/caption, perplexity {math.exp(min(loss / words, 99)):.1f}/word"
-        if self.objective is not caption_loss:
+        if self.settings.self_critical:
             value = f"CIDEr of sampled captions {-100 * loss:.1f}"
         rate = bar.format_dict["rate"] or 0
         left = (self.total_steps - self.step) / rate if rate else 0
