@@ -218,6 +218,8 @@ def test_finetuning_changes_the_encoder_and_the_checkpoint_contains_it(scenes_fi
     captioner = restore_captioner(checkpoint, "x")
     assert captioner.image_encoder.cnn[0][1].running_mean.any()
     assert not captioner.training
+    restored = captioner.state_dict()  # the statistics of BatchNorm too
+    assert all(torch.equal(tensor, restored[name]) for name, tensor in checkpoint.weights.items())
     with pytest.raises(InputError, match="--encoder-learning-rate need --finetune-encoder"):
         train("rnn", scenes_file, tmp_path, "--epochs", "1", "--freeze-batchnorm")
 

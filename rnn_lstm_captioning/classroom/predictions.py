@@ -72,7 +72,7 @@ def predict(
     Args: broken, what is changed, a name of :func:`interventions`; a model that has no such part stays as it is.
     """
     found_with = {"temperature": temperature} if temperature > 0 else {"beam": int(beam)}
-    decoding = Decoding(max_length=MAX_WORDS, **found_with)
+    decoding = Decoding.recommended(max_length=MAX_WORDS, **found_with)
     change = interventions(captioner).get(broken)
     using = Intervened(captioner.model, change) if change else None
     caption = captioner.caption_features(features, decoding, beginning=beginning, using=using)[0]

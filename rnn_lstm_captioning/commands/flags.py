@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..model.settings import EXPORT_BITS, IMAGE_INPUTS, IMAGE_NORMS
+from ..model.settings import BEAM, EXPORT_BITS, IMAGE_INPUTS, IMAGE_NORMS, LENGTH_PENALTY
 from ..training.settings import BATCHINGS, OPTIMIZERS, PRECISIONS, SCHEDULES
 from .arguments import ArgumentParser, device, finite, name, non_negative, path, port_number, positive, probability
 
@@ -220,9 +220,14 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
     what.add_argument("--split", choices=SPLITS, default="val", help="what to evaluate on (%(default)s)")
     decoding = parser.add_argument_group("decoding")
     decoding.add_argument("--max-length", type=positive(int), default=15, metavar="N", help="in words (%(default)s)")
-    decoding.add_argument("--beam", type=positive(int), default=1, metavar="K", help="beam width (1: greedy search)")
     decoding.add_argument(
-        "--length-penalty", type=finite, default=0.0, metavar="X", help="rank by log p / length^X (%(default)s)"
+        "--beam", type=positive(int), metavar="K", help=f"beam width; 1: greedy search, the most probable word ({BEAM})"
+    )
+    decoding.add_argument(
+        "--length-penalty",
+        type=finite,
+        metavar="X",
+        help=f"rank the captions of a beam by log p / length^X ({LENGTH_PENALTY})",
     )
     decoding.add_argument(
         "--mirror", action="store_true", help="average the probabilities given the image and its mirror image"

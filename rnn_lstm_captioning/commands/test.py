@@ -49,7 +49,7 @@ RETRIEVED = 100  # captions and images, for self-retrieval
 def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> None:
     """Evaluate a checkpoint, or caption images, as the command line says. Args: cell, of a script for one cell."""
     args = test_flags(cell).parse_args(arguments)
-    decoding = Decoding(
+    decoding = Decoding.recommended(
         max_length=args.max_length,
         beam=args.beam,
         length_penalty=args.length_penalty,

@@ -50,7 +50,7 @@ class ImageCaptioner:
 
         Args: image, the path of a file, an open binary file or a PIL image; beginning, words that the caption starts
             with, as text or a list; generator, the source of randomness for temperature, top_k and top_p; decoding, the
-            values of :class:`~rnn_lstm_captioning.Decoding`, such as beam=5.
+            values of :class:`~rnn_lstm_captioning.Decoding`, such as beam=1; the others are the recommended ones.
         Raises: InputError if the image can't be read, a value is out of range, or the model does not know a word of
             the beginning.
         """
@@ -58,7 +58,8 @@ class ImageCaptioner:
             pixels = load_image(image, self.stored_size)
         except (OSError, ValueError) as error:
             raise InputError(f"{image}: {error}") from error
-        return self.caption_images(pixels[None], Decoding(**decoding), beginning=beginning, generator=generator)[0]
+        search = Decoding.recommended(**decoding)
+        return self.caption_images(pixels[None], search, beginning=beginning, generator=generator)[0]
 
     def caption_images(
         self,

@@ -129,6 +129,7 @@ def restore_captioner(checkpoint: Checkpoint, path: str | Path) -> CaptioningRNN
         word_to_idx = {word: index for index, word in enumerate(checkpoint.idx_to_word)}
         captioner = build_captioner(_model_settings(checkpoint), word_to_idx)
         captioner.load_state_dict(checkpoint.weights)
+        captioner.eval()  # in training mode, the image below would change the statistics of BatchNorm
         side = min(checkpoint.stored_size, 64)
         # this fails if the images are too small for the CNN
         features = captioner.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
@@ -137,7 +138,7 @@ def restore_captioner(checkpoint: Checkpoint, path: str | Path) -> CaptioningRNN
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         what = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is damaged: its weights don't fit its settings ({what})") from error
-    return captioner.eval()
+    return captioner
 
 
 def load_weights(checkpoint: Checkpoint, path: str | Path, captioner: CaptioningRNN) -> None:

@@ -14,13 +14,14 @@ indices of the words that the caption must start with, whatever their probabilit
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..data.vocabulary import END, NULL, START, UNK
 from ..errors import InputError
+from .settings import BEAM, LENGTH_PENALTY
 
 State = tuple[Tensor, ...]
 
@@ -39,7 +40,8 @@ class Decoding:
 
     Args:
         max_length: the largest number of words in a caption.
-        beam: how many partial captions are kept for each image (1: greedy search).
+        beam: how many partial captions are kept for each image (1: greedy search, the default here; the scripts use
+            :meth:`recommended`).
         length_penalty: captions are ranked by log_prob / length ** length_penalty; the length counts ``<END>``. 0 ranks
             by probability, which favours short captions; 1 ranks by the mean log-probability of the words.
         temperature: above 0; below 1, probable words become even more probable.
@@ -74,6 +76,15 @@ class Decoding:
             raise InputError(f"top_p is {self.top_p}, wanted in (0, 1]")
         if self.samples and self.beam > 1:
             raise InputError("beam can't be combined with temperature, top_k or top_p: choose beam search or sampling")
+
+    @classmethod
+    def recommended(cls, **values: Any) -> "Decoding":
+        """The values that are given and not None; for the others, those that wrote the best captions in docs/results.md:
+        a beam of 5 and a length penalty of 0.7, unless words are drawn at random."""
+        given = {name: value for name, value in values.items() if value is not None}
+        if given.keys() & {"temperature", "top_k", "top_p"}:
+            return cls(**given)
+        return cls(**{"beam": BEAM, "length_penalty": LENGTH_PENALTY} | given)
 
     @property
     def samples(self) -> bool:
