@@ -241,3 +241,12 @@ def test_decode_chooses_the_search():
         decode(captioner, features, Decoding(4, top_k=5), generator=torch.Generator().manual_seed(k)) for k in (1, 1, 2)
     ]
     assert torch.equal(drawn[0].captions, drawn[1].captions) and not torch.equal(drawn[0].captions, drawn[2].captions)
+
+
+def test_the_recommended_settings_are_a_beam_with_a_length_penalty_unless_words_are_drawn():
+    assert Decoding.recommended() == Decoding(beam=5, length_penalty=0.7)
+    assert Decoding.recommended(beam=1, max_length=None) == Decoding(beam=1, length_penalty=0.7)
+    assert Decoding.recommended(beam=3, length_penalty=0.0) == Decoding(beam=3)
+    assert Decoding.recommended(temperature=0.5, beam=None) == Decoding(temperature=0.5)
+    with pytest.raises(ValueError, match="choose beam search or sampling"):
+        Decoding.recommended(top_k=3, beam=2)

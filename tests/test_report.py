@@ -10,7 +10,7 @@ from helpers import run_test
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_lstm_captioning import InputError, load_captioner, load_captions
+from rnn_lstm_captioning import Decoding, InputError, load_captioner, load_captions
 from rnn_lstm_captioning.commands import test
 from rnn_lstm_captioning.evaluation.captions import Caption
 from rnn_lstm_captioning.evaluation.results_page import Scored, choose_examples, save_results_page
@@ -79,7 +79,9 @@ def test_captions_are_written_in_cocos_result_format(trained_cells, tmp_path, ca
     rows = json.loads(out.read_text())
     captioner = load_captioner(checkpoint, "cpu")
     images = load_captions(load_checkpoint(checkpoint).data).splits["val"].images
-    assert [row["caption"] for row in rows] == [caption.text for caption in captioner.caption_images(images)]
+    assert [row["caption"] for row in rows] == [
+        caption.text for caption in captioner.caption_images(images, Decoding.recommended())
+    ]
     assert all(row.keys() == {"image_id", "caption"} for row in rows) and len({row["image_id"] for row in rows}) == 4
     assert f"result format: {out}" in capsys.readouterr().out
     with pytest.raises(InputError, match="use one"):
