@@ -131,13 +131,6 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
         help="with --init: raise the CIDEr of sampled captions; use a low --learning-rate",
     )
     training.add_argument(
-        "--distill",
-        type=path,
-        nargs="+",
-        metavar="FILE",
-        help="learn from the averaged probabilities of these captioners, instead of from single words",
-    )
-    training.add_argument(
         "--seed", type=non_negative(int), default=0, help="the start of all random numbers (%(default)s)"
     )
     machine = parser.add_argument_group("machine")

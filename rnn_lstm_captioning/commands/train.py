@@ -17,13 +17,12 @@ from ..evaluation.captions import default_device
 from ..evaluation.metrics import can_score
 from ..files import protecting, same_file
 from ..model.captioner import CaptioningRNN, build_captioner
-from ..model.checkpoint import Checkpoint, digest_of, load_checkpoint, load_weights, restore_captioner
+from ..model.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ..model.settings import ModelSettings
 from ..storage import only_one
 from ..training import distributed
 from ..training.batches import Pairs
 from ..training.compiling import compile_cell
-from ..training.distillation import distillation
 from ..training.features import FeaturePass, prepare_training, references_of
 from ..training.precision import choose_precision
 from ..training.resume import check_settings, resume
@@ -44,8 +43,6 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         raise InputError("--init begins a new run and --resume FILE continues one: use one of them")
     if args.self_critical and not (args.init or args.resume):
         raise InputError("--self-critical improves a trained captioner: name its checkpoint with --init")
-    if args.self_critical and args.distill:
-        raise InputError("--self-critical and --distill are two objectives: train with one after the other")
     if not args.finetune_encoder and (args.finetune_from or args.freeze_batchnorm or args.encoder_learning_rate):
         raise InputError("--finetune-from, --freeze-batchnorm and --encoder-learning-rate need --finetune-encoder")
     if args.deterministic:  # on a CPU, it always is
@@ -77,7 +74,7 @@ def check_agreement(args: Namespace, chosen: ChosenCell) -> None:
 
     Paths may differ between machines: only rank 0 reads checkpoints and writes results, and the data are compared.
     """
-    paths = ("data", "out", "init", "resume", "encoder_weights", "cell", "distill")
+    paths = ("data", "out", "init", "resume", "encoder_weights", "cell")
     mine = {k: v for k, v in vars(args).items() if k not in (*paths, "device", "quiet")}
     mine |= {name: bool(getattr(args, name)) for name in paths}
     mine["cell"] = (chosen.name, contents_of(chosen.file))
@@ -99,9 +96,7 @@ def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> N
     start = distributed.from_rank_0(lambda: find_start(out / f"{chosen.name}_last.pt", args))
     precision = distributed.from_rank_0(lambda: find_precision(args, start, used_device))
     settings = settings_from(args, data.source, precision)
-    teachers = distributed.from_rank_0(lambda: find_teachers(args.distill or [], data))
-    of_run = run_settings(settings, chosen, data) | {"distill": digest_of_teachers(teachers)}
-    folder = RunFolder(out, chosen.name, data.source, stored_size, of_run)
+    folder = RunFolder(out, chosen.name, data.source, stored_size, run_settings(settings, chosen, data))
     if start and start.resumed:
         check_settings(start.checkpoint, start.path, asdict(model_settings) | folder.settings, stored_size)
         before = start.checkpoint.settings.get("epochs", settings.training.epochs)
@@ -121,9 +116,6 @@ def train(args: Namespace, chosen: ChosenCell, out: Path, used_device: str) -> N
         captioner, data, settings.data, feature_pass, together=args.self_critical, new=start is None
     )
     objective = make_objective(settings.training, pairs[0], data)
-    if teachers:
-        models = [restore_captioner(teacher, path).to(used_device) for teacher, path in zip(teachers, args.distill)]
-        objective = distillation(models, data, pairs[0], feature_pass)
     trainer = Trainer(captioner, *pairs, settings.training, objective=objective, save=folder.save, on_epoch=print_epoch)
     if settings.training.compile:
         captions = trainer.train.batch(trainer.batches_of_epoch(0)[0], used_device).captions
@@ -201,24 +193,6 @@ def find_start(last: Path, args: Namespace) -> Start | None:
     if args.init:
         return Start(args.init, load_checkpoint(args.init), False)
     return None
-
-
-def find_teachers(paths: Sequence[Path], data: CaptionData) -> list[Checkpoint]:
-    """The checkpoints that --distill names. Raises: InputError if they were not trained on such data."""
-    teachers = [load_checkpoint(path) for path in paths]
-    size = data.splits["train"].images.shape[-1]
-    for path, teacher in zip(paths, teachers):
-        if teacher.idx_to_word != data.idx_to_word:
-            raise InputError(f"--distill {path} has another vocabulary than {data.source}")
-        if teacher.stored_size != size:
-            was = f"was trained on images of {teacher.stored_size} pixels"
-            raise InputError(f"--distill {path} {was}, and {data.source} has images of {size}")
-    return teachers
-
-
-def digest_of_teachers(teachers: Sequence[Checkpoint]) -> str | None:
-    """What identifies the teachers in the settings of a run; None without teachers."""
-    return " ".join(digest_of(teacher.weights)[:16] for teacher in teachers) or None
 
 
 def find_precision(args: Namespace, start: Start | None, used_device: str) -> str:

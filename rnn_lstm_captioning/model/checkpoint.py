@@ -6,7 +6,6 @@ Only this module knows the keys of the file; all other code uses a :class:`Check
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -195,7 +194,7 @@ def export_safetensors(checkpoint: Checkpoint, path: str | Path, bits: int = 32)
     settings = {k: v for k, v in checkpoint.settings.items() if k in kept and v is not None}
     values = asdict(checkpoint) | {"settings": settings, "data": Path(checkpoint.data).name}
     rest = {"format": FORMAT} | {key: values[name] for name, (key, _) in KEYS.items() if name != "weights"}
-    rest["sha256"] = digest_of(tensors)
+    rest["sha256"] = _digest(tensors)
     with replacing(path) as unfinished:
         # safetensors' save_file would write a file that only its owner may read
         unfinished.write_bytes(serialize(tensors, metadata={METADATA: json.dumps(rest, ensure_ascii=False)}))
@@ -217,7 +216,7 @@ def _read_safetensors(path):
             tensors = deserialize(file.read())  # not mapped: another program may change the file
         except (SafetensorError, RecursionError, AttributeError, KeyError, TypeError, IndexError) as error:
             raise ValueError(f"it is damaged, or of another kind ({error})") from error
-    if not isinstance(raw, dict) or raw.pop("sha256", None) != digest_of(tensors):
+    if not isinstance(raw, dict) or raw.pop("sha256", None) != _digest(tensors):
         raise ValueError("its weights are damaged, or it was not exported by this project")
     return raw | {"model": _unrounded(tensors)}
 
@@ -252,8 +251,7 @@ def _unrounded(tensors):
     return found
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of some weights, with their names and shapes."""
+def _digest(tensors):
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -79,7 +79,7 @@ class Decoding:
 
     @classmethod
     def recommended(cls, **values: Any) -> "Decoding":
-        """The values that are given and not None; for the others, those that wrote the best captions in docs/results.md:
+        """The values that are given and not None; for the others, those that write the best captions (docs/results.md):
         a beam of 5 and a length penalty of 0.7, unless words are drawn at random."""
         given = {name: value for name, value in values.items() if value is not None}
         if given.keys() & {"temperature", "top_k", "top_p"}:

@@ -15,7 +15,6 @@ class Batch:
     """n captions with the features of their images, or with the images, if the encoder runs in every step."""
 
     captions: Tensor  # int64 (n, L), L is the length of the longest one
-    rows: Tensor  # int64 (n,), on the CPU: which captions of the split they are
     image_index: Tensor  # int64 (n,), on the CPU: which image of the split each caption describes
     features: Tensor | None = None  # (n, C, grid_h, grid_w), one for each caption
     images: Tensor | None = None  # (m, 3, S, S), each image once
@@ -89,7 +88,7 @@ class Pairs:
         """The captions of some rows with their features or images, on a device."""
         captions = self.captions[rows]
         captions = captions[:, : int((captions != NULL).sum(1).amax())]  # no columns with padding alone
-        batch = Batch(captions.to(device), rows, self.image_index[rows])
+        batch = Batch(captions.to(device), self.image_index[rows])
         if self.features is not None:
             batch.features = self.features[batch.image_index].to(device)
             return batch

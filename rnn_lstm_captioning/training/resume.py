@@ -30,8 +30,6 @@ def check_settings(checkpoint: Checkpoint, path: Path, settings: dict, stored_si
         other = f"to begin a new run with its weights, use --init {path}"
         if name == "contents":
             raise InputError(f"{path} was trained on other data than {settings['data']} holds now: {other}")
-        if name == "distill":
-            raise InputError(f"{path} was trained with other teachers: to resume, use the same --distill; {other}")
         flag = "--" + name.replace("_", "-")
         if isinstance(before, bool):
             with_it = "with" if before else "without"
