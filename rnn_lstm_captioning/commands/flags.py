@@ -203,6 +203,11 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
         help="with --export: of each weight; fewer make a smaller file (%(default)s)",
     )
     what.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="with --export: measure on the split how sure the model is; --image then says it with every caption",
+    )
+    what.add_argument(
         "--metrics",
         action="store_true",
         help="compute BLEU, ROUGE-L and CIDEr; write OUT/metrics.json and OUT/results.html",

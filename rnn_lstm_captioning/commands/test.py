@@ -18,6 +18,7 @@ from ..data.images import find_images, load_images
 from ..data.vocabulary import decode_captions, tokenize
 from ..errors import InputError, RunFailed
 from ..evaluation.captions import Caption, ImageCaptioner, default_device
+from ..evaluation.confidence import Confidence, measure_confidence, restore_confidence
 from ..evaluation.figures import save_attention, save_captioned_image
 from ..evaluation.metrics import (
     METRICS,
@@ -72,7 +73,8 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
     alone = len(models) == 1 and not args.mirror
     # an ensemble has all that the evaluation needs of a captioner
     model = models[0] if alone else cast(CaptioningRNN, Ensemble(models, args.mirror))
-    captioner = ImageCaptioner(model, checkpoints[0].stored_size, args.device or default_device())
+    confidence = restore_confidence(checkpoints[0], paths[0]) if alone else None
+    captioner = ImageCaptioner(model, checkpoints[0].stored_size, args.device or default_device(), confidence)
     with protecting([*paths, args.data or (None if args.image else checkpoints[0].data)]):
         answer(captioner, checkpoints[0], args, decoding)
 
@@ -84,6 +86,8 @@ def answer(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace, d
             raise InputError(f"--export {args.export}: the name of the file must end in .safetensors")
         if len(args.checkpoint) > 1:
             raise InputError("--export takes one checkpoint")
+        if args.calibrate:
+            checkpoint.confidence = calibrate(captioner, checkpoint, args, decoding).tensors()
         export_safetensors(checkpoint, args.export, args.export_bits)
         say(f"wrote {args.export}; use it like a --checkpoint or --init")
     elif args.image and (args.metrics or args.baselines or args.results):
@@ -96,6 +100,20 @@ def answer(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace, d
             caption_files(captioner, paths, args, decoding)
     else:
         evaluate_data(captioner, checkpoint, args, decoding)
+
+
+def calibrate(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace, decoding: Decoding) -> Confidence:
+    """Measure on the data of a checkpoint how sure its captioner is, and what its images look like."""
+    data = load_captions(args.data or checkpoint.data)
+    check_fit(captioner, data, checkpoint, args)
+    feature_pass = FeaturePass()
+    train, val = (
+        prepare_pairs(captioner.model, data, name, feature_pass, cached=True).features for name in ("train", args.split)
+    )
+    assert train is not None and val is not None
+    captions = captioner.caption_features(val, decoding, batch_size=args.batch_size)
+    references = references_of(data.splits[args.split], data)
+    return measure_confidence(train, val, [c.words for c in captions], [c.log_prob for c in captions], references)
 
 
 def make_generator(args: Namespace, decoding: Decoding, used_device: str) -> torch.Generator | None:
@@ -131,9 +149,12 @@ def caption_files(captioner: ImageCaptioner, paths: Sequence[Path], args: Namesp
             if args.out:
                 draw(args.out / f"{path.stem}_{done}", image, caption, [])
             done += 1
-            results.append({"image": str(path), "caption": caption.text, "log_prob": round(caption.log_prob, 4)})
+            result = {"image": str(path), "caption": caption.text, "log_prob": round(caption.log_prob, 4)}
+            if caption.sure is not None:
+                result |= {"sure": round(caption.sure, 2), "familiar": caption.familiar}
+            results.append(result)
             if not args.json:
-                say(f"{path}: {caption.text}")
+                say(f"{path}: {caption.text}{describe_confidence(caption)}")
     if not done:
         raise InputError("none of the images could be read")
     if args.out:
@@ -143,6 +164,13 @@ def caption_files(captioner: ImageCaptioner, paths: Sequence[Path], args: Namesp
             say(line)
     if done < len(paths):
         raise RunFailed(f"{len(paths) - done} of {len(paths)} images could not be read; the others are captioned")
+
+
+def describe_confidence(caption: Caption) -> str:
+    """What is printed after a caption by a model that can say how sure it is."""
+    if caption.sure is None:
+        return ""
+    return f" ({caption.sure:.0%} sure{'' if caption.familiar else '; not like the images it was trained on'})"
 
 
 # ------------------------------------------------------------------------------------ a data set

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..model.captioner import CaptioningRNN, evaluating
 from ..model.checkpoint import load_checkpoint, restore_captioner
 from ..model.decoding import Captioner, Decoding, allowed, decode
+from .confidence import Confidence, restore_confidence
 
 PIXELS = 64 * 512 * 512  # that the CNN is fed at a time: a few gigabytes
 
@@ -28,16 +29,23 @@ class Caption(NamedTuple):
     words: list[str]
     log_prob: float  # natural logarithm of its probability
     attention: Tensor | None  # (len(words), grid_h, grid_w), where the model looked for each word
+    # of a model that was exported with --calibrate
+    sure: float | None = None  # how much of it people would say too, from 0 to 1 (evaluation/confidence.py)
+    familiar: bool | None = None  # whether the image is like those that the model was trained on
 
 
 class ImageCaptioner:
     """A trained captioner, with the stored size of its images.
 
-    Attributes: model, a :class:`CaptioningRNN`; stored_size, in pixels; device.
+    Attributes: model, a :class:`CaptioningRNN`; stored_size, in pixels; device; confidence, how sure the model is, if
+        that was measured.
     """
 
-    def __init__(self, model: CaptioningRNN, stored_size: int, device: str = "cpu") -> None:
+    def __init__(
+        self, model: CaptioningRNN, stored_size: int, device: str = "cpu", confidence: Confidence | None = None
+    ) -> None:
         self.model, self.stored_size, self.device = model.to(device), stored_size, device
+        self.confidence = confidence
 
     def caption(
         self,
@@ -101,11 +109,13 @@ class ImageCaptioner:
             if found.log_probs.isnan().any():
                 raise InputError("the model's scores are not numbers (NaN): its weights or the features are damaged")
             attention = [None] * len(batch) if found.attn_weights is None else found.attn_weights.cpu()
-            for row, log_prob, weights in zip(found.captions.tolist(), found.log_probs.tolist(), attention):
+            familiar = self.confidence.familiar(batch).tolist() if self.confidence else [None] * len(batch)
+            rows = zip(found.captions.tolist(), found.log_probs.tolist(), attention, familiar)
+            for row, log_prob, weights, known in rows:
                 words = [self.model.idx_to_word[word] for word in row if word not in (NULL, END)]
-                captions.append(
-                    Caption(" ".join(words), words, log_prob, None if weights is None else weights[: len(words)])
-                )
+                looked = None if weights is None else weights[: len(words)]
+                sure = self.confidence.share(log_prob, len(words)) if self.confidence else None
+                captions.append(Caption(" ".join(words), words, log_prob, looked, sure, known))
         return captions
 
     def log_probs(self, features: Tensor, captions: Sequence[Caption]) -> Tensor:
@@ -153,7 +163,8 @@ class ImageCaptioner:
 def load_captioner(path: str | Path, device: str | None = None) -> ImageCaptioner:
     """The :class:`ImageCaptioner` of a checkpoint. Raises: InputError that says why it can't be used."""
     checkpoint = load_checkpoint(path)
-    return ImageCaptioner(restore_captioner(checkpoint, path), checkpoint.stored_size, device or default_device())
+    model, confidence = restore_captioner(checkpoint, path), restore_confidence(checkpoint, path)
+    return ImageCaptioner(model, checkpoint.stored_size, device or default_device(), confidence)
 
 
 def default_device() -> str:

@@ -6,7 +6,7 @@ Only this module knows the keys of the file; all other code uses a :class:`Check
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from .settings import EXPORT_BITS, LARGEST_IMAGE, ModelSettings
 # 2 added image_input, image_norm and image_size to the settings; files of format 1 have their defaults
 # 3 holds the weights of the affine maps as in nn.Linear; before, they were transposed
 FORMAT = 3
+CONFIDENCE = "confidence."  # in a safetensors file, begins the names of the tensors of the confidence
 SCALE = ".scale"  # in a safetensors file, ends the name of the scales of a tensor of integers
 METADATA = "rnn_lstm_captioning"  # in a safetensors file, the key of everything except the weights
 # attribute -> its key in the file, and its type there
@@ -48,7 +49,8 @@ class Checkpoint:
     Attributes: cell, a name in ``cells.CELLS``; encoder, a torchvision name; stored_size, the side in pixels of the
         images in the caption file; idx_to_word; settings, name -> plain value: those of :class:`ModelSettings`, and
         of the run; data, the caption file's path or "scenes"; weights, the captioner's state dict; training, the
-        trainer's state, or None if the file can't continue a run.
+        trainer's state, or None if the file can't continue a run; confidence, the tensors of
+        :class:`~rnn_lstm_captioning.evaluation.confidence.Confidence` by name, if an exported model has them.
     """
 
     cell: str
@@ -59,6 +61,7 @@ class Checkpoint:
     data: str
     weights: dict[str, Tensor]
     training: dict | None = None
+    confidence: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -102,6 +105,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         given = raw.get("format") if isinstance(raw.get("format"), int) else "no number"
         raise InputError(f"{path} has format {str(given)[:20]}; this version of the project reads 1 to {FORMAT}")
     found = Checkpoint(**{name: raw[key] for name, (key, _) in KEYS.items()}, training=raw.get("training"))
+    found.confidence = {
+        name.removeprefix(CONFIDENCE): found.weights.pop(name)
+        for name in [name for name in found.weights if isinstance(name, str) and name.startswith(CONFIDENCE)]
+    }
+    if not all(isinstance(value, Tensor) and value.dtype == torch.float32 for value in found.confidence.values()):
+        raise InputError(f"{path} is damaged: its confidence does not hold numbers")
     if not isinstance(found.training, dict | None):
         raise InputError(f"{path} has a training state that is not a dict")
     if not all(isinstance(value, int | float | str | None) for value in found.settings.values()):
@@ -113,7 +122,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             raise InputError(f"{path} says that its images have {size} pixels; at most {LARGEST_IMAGE} can be used")
     if not all(len(word) <= LONGEST_WORD for word in found.idx_to_word):
         raise InputError(f"{path} has a word of more than {LONGEST_WORD} letters")
-    for name, tensor in found.weights.items():
+    for name, tensor in (found.weights | found.confidence).items():
         if isinstance(tensor, Tensor) and not tensor.isfinite().all():
             raise InputError(f"{path} holds weights that are infinite or NaN, in {name}: its training went wrong")
     if found.cell not in CELLS:
@@ -190,9 +199,10 @@ def export_safetensors(checkpoint: Checkpoint, path: str | Path, bits: int = 32)
         times a scale, one for each row. Vectors keep 32 bits.
     """
     tensors = _rounded({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, bits)
+    tensors |= {CONFIDENCE + name: tensor.contiguous() for name, tensor in checkpoint.confidence.items()}
     kept = {f.name for f in fields(ModelSettings)} | {"precision"}
     settings = {k: v for k, v in checkpoint.settings.items() if k in kept and v is not None}
-    values = asdict(checkpoint) | {"settings": settings, "data": Path(checkpoint.data).name}
+    values = vars(checkpoint) | {"settings": settings, "data": Path(checkpoint.data).name}
     rest = {"format": FORMAT} | {key: values[name] for name, (key, _) in KEYS.items() if name != "weights"}
     rest["sha256"] = _digest(tensors)
     with replacing(path) as unfinished:
