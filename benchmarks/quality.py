@@ -1,13 +1,15 @@
 """How good are the captions? Train every cell with several seeds on Flickr8k, and score greedy and beam search.
 
     python -m benchmarks.quality --weights FILE --folder runs       # --cells, --sizes, --seeds, --jobs, --flags
-    python -m benchmarks.quality --weights FILE --folder runs --self-critical --sizes 224
+    python -m benchmarks.quality --weights FILE --folder runs --sizes 224 --cells attn --stages finetuned self_critical
+    python -m benchmarks.quality --table docs/results.md --figure docs/images/quality.png
 
-Needs datasets/flickr8k_112.pt and datasets/flickr8k_224.pt (README, "I want to train on my own images").
-Every run is train_*.py @recipes/flickr8k.args (the LSTM with --image-input first-token), then test_*.py --metrics.
---self-critical adds a second stage, @recipes/flickr8k_self_critical.args. A run whose results are already in the folder
-is not repeated. Prints a table with mean and spread (standard deviation) over the seeds, and the minutes of the fastest
-run. --curves FILE draws the training curves of the first seed.
+Needs datasets/flickr8k_112.pt, _224.pt and, for the later stages, _320.pt (recipes/flickr8k.args: how to build them).
+Every run is train_*.py @recipes/flickr8k.args (the LSTM with --image-input first-token), then test_*.py --metrics. Each
+of the --stages begins with the best checkpoint of the one before. A run whose results are already in the folder is not
+repeated. Prints a table with mean and spread (standard deviation) over the seeds, and the minutes of the fastest run,
+with the stages before it. --ensemble adds the ensemble of all seeds. --curves FILE draws the training curves of the
+first seed. --figure FILE draws CIDEr against minutes, for the rows of a table like the one in docs/results.md.
 """
 
 import argparse
@@ -30,46 +32,50 @@ from rnn_lstm_captioning.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 SEARCHES = {"greedy": ["--beam", "1"], "beam 5": ["--beam", "5"]}
-SEARCHES["beam 5, length penalty 0.7"] = ["--beam", "5", "--length-penalty", "0.7"]
+SEARCHES["beam 5"] += ["--length-penalty", "0"]
+BEST = "beam 5, length penalty 0.7"
+SEARCHES[BEST] = ["--beam", "5", "--length-penalty", "0.7"]
 CELL_FLAGS = {"rnn": [], "lstm": ["--image-input", "first-token"], "attn": []}
-STAGES = {"": "flickr8k.args", "_self_critical": "flickr8k_self_critical.args"}  # end of a folder's name -> recipe
+FINE = 320  # pixels, of the images of the later stages
 
 
 def folder_of(cell, size, seed, stage, args):
-    return (args.folder / f"{cell}_{size}_{seed}{stage}").resolve()
+    return (args.folder / "_".join(filter(None, [cell, str(size), str(seed), stage]))).resolve()
+
+
+def call(log, args, *arguments):
+    """Run a script, with its output in a file."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // args.jobs))}
+    with open(log, "w", encoding="utf-8") as file:
+        command = [sys.executable, *map(str, arguments)]
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, check=True)
+
+
+def score(cell, checkpoints, data, folder, args):
+    """Test with every search, unless the results are already there."""
+    for search, flags in SEARCHES.items():
+        out = folder / search.replace(" ", "")
+        if not (out / "metrics.json").exists():
+            flags = ["--checkpoint", *checkpoints, "--metrics", "--num-samples", "0", "--data", data, *flags]
+            call(folder / "test.txt", args, f"test_{SCRIPTS[cell]}.py", *flags, "--out", out)
 
 
 def run(cell, size, seed, stage, args):
     """Train and test once, unless the results are already there."""
     folder = folder_of(cell, size, seed, stage, args)
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // args.jobs))}
-    data = ["--data", f"datasets/flickr8k_{size}.pt"]
-
-    def call(log, *arguments):
-        with open(folder / log, "w", encoding="utf-8") as file:
-            command = [sys.executable, *map(str, arguments)]
-            subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file, check=True)
-
+    data = f"datasets/flickr8k_{FINE if stage else size}.pt"
     if not (folder / "seconds").exists():
         start = time.monotonic()
         flags = ["--encoder-weights", args.weights, "--seed", seed, "--out", folder, "--quiet", *CELL_FLAGS[cell]]
         if stage:
-            flags += ["--init", folder_of(cell, size, seed, "", args) / f"{cell}_best.pt"]
-        call(
-            "train.txt",
-            f"train_{SCRIPTS[cell]}.py",
-            f"@recipes/{STAGES[stage]}",
-            *data,
-            *flags,
-            *shlex.split(args.flags),
-        )
+            before = args.stages[args.stages.index(stage) - 1]
+            flags += ["--init", folder_of(cell, size, seed, before, args) / f"{cell}_best.pt"]
+        recipe = "_".join(filter(None, ["flickr8k", stage]))
+        flags += ["--data", data, *shlex.split(args.flags)]
+        call(folder / "train.txt", args, f"train_{SCRIPTS[cell]}.py", f"@recipes/{recipe}.args", *flags)
         (folder / "seconds").write_text(str(time.monotonic() - start))
-    for search, flags in SEARCHES.items():
-        out = folder / search.replace(" ", "")
-        if not (out / "metrics.json").exists():
-            checkpoint = ["--checkpoint", folder / f"{cell}_best.pt", "--metrics", "--num-samples", "0"]
-            call("test.txt", f"test_{SCRIPTS[cell]}.py", *checkpoint, *data, *flags, "--out", out)
+    score(cell, [folder / f"{cell}_best.pt"], data, folder, args)
 
 
 def run_seed(cell, size, seed, args):
@@ -77,10 +83,63 @@ def run_seed(cell, size, seed, args):
         run(cell, size, seed, stage, args)
 
 
+def run_ensemble(cell, size, stage, args):
+    """Score the ensemble of all seeds."""
+    folder = folder_of(cell, size, "ensemble", stage, args)
+    folder.mkdir(parents=True, exist_ok=True)
+    members = [folder_of(cell, size, seed, stage, args) / f"{cell}_best.pt" for seed in range(args.seeds)]
+    score(cell, members, f"datasets/flickr8k_{FINE if stage else size}.pt", folder, args)
+    return folder
+
+
+def minutes_of(cell, size, seed, stage, args):
+    """The training time of a stage, with those before it."""
+    stages = args.stages[: args.stages.index(stage) + 1]
+    return sum(float((folder_of(cell, size, seed, s, args) / "seconds").read_text()) for s in stages) / 60
+
+
 def read(folder, search):
     result = json.loads((folder / search.replace(" ", "") / "metrics.json").read_text())
     scores = result["scores"]["the model"] | {"distinct": 100 * result["diversity"]["distinct"]}
     return scores | {"words": result["diversity"]["words_used"]}
+
+
+def print_row(name, size, folders, minutes, columns):
+    for search in SEARCHES:
+        results = [read(folder, search) for folder in folders]
+        values = []
+        for column in columns:
+            numbers = [result[column] for result in results]
+            spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
+            values.append(f"{statistics.mean(numbers):.{0 if column == 'words' else 1}f}{spread}")
+        print(f"| {name} | {size} | {search} | {' | '.join(values)} | {minutes:.0f} |", flush=True)
+
+
+def read_table(path):
+    """The rows of a table that this benchmark printed: name with pixels -> (minutes, CIDEr), for the best search."""
+    lines = [line.strip("| ").split(" | ") for line in path.read_text(encoding="utf-8").splitlines()]
+    header = next(line for line in lines if "minutes" in line and "CIDEr" in line)
+    rows = [dict(zip(header, line)) for line in lines if len(line) == len(header)]
+    return {
+        f"{row['cell']}, {row['pixels']} px": (float(row["minutes"]), float(row["CIDEr"].split(" ")[0]))
+        for row in rows
+        if row["search"] == BEST
+    }
+
+
+def draw_quality(path, rows):
+    """CIDEr against the minutes of training."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, (minutes, cider) in rows.items():
+        axes.plot(minutes, cider, "o", color="#1f5fa8")
+        axes.annotate(name, (minutes, cider), xytext=(7, -3), textcoords="offset points", fontsize=9)
+    axes.set(xscale="log", xlabel="minutes of training, two cores", ylabel=f"CIDEr, percent ({BEST})")
+    axes.set_xticks([4, 8, 15, 30, 60, 120, 240], ["4", "8", "15", "30", "60", "120", "240"])
+    axes.set_xlim(3, 700)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
 
 
 def draw_curves(path, size, args):
@@ -105,18 +164,24 @@ def draw_curves(path, size, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="imagenet", help="imagenet, or a file, for MobileNetV2 (%(default)s)")
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=Path("runs"))
     parser.add_argument("--cells", nargs="+", choices=list(SCRIPTS), default=list(SCRIPTS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[112, 224])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, which share the threads")
     parser.add_argument("--flags", default="", help="more flags for train_*.py, in quotes")
-    parser.add_argument("--self-critical", action="store_true", help="add the second stage, self-critical training")
+    parser.add_argument("--stages", nargs="*", default=[], help="recipes/flickr8k_STAGE.args, one after the other")
+    parser.add_argument("--ensemble", action="store_true")
     parser.add_argument("--curves", type=Path)
+    parser.add_argument("--table", type=Path, help="with --figure: draw this table and train nothing")
+    parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
+    if args.figure:
+        draw_quality(args.figure, read_table(args.table))
+        return
     if args.weights != "imagenet":
         args.weights = Path(args.weights).resolve()
-    args.stages = list(STAGES) if args.self_critical else [""]
+    args.stages = ["", *args.stages]
     tasks = [(cell, size, seed) for seed in range(args.seeds) for size in args.sizes for cell in args.cells]
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda task: run_seed(*task, args), tasks))
@@ -124,17 +189,11 @@ def main():
     print(f"| cell | pixels | search | {' | '.join(columns)} | minutes |\n|" + "---|" * (len(columns) + 4))
     for stage, size, cell in itertools.product(args.stages, args.sizes, args.cells):
         folders = [folder_of(cell, size, seed, stage, args) for seed in range(args.seeds)]
-        # the fastest run was disturbed least
-        minutes = min(float((folder / "seconds").read_text()) for folder in folders) / 60
-        for search in SEARCHES:
-            results = [read(folder, search) for folder in folders]
-            values = []
-            for column in columns:
-                numbers = [result[column] for result in results]
-                spread = f" ± {statistics.stdev(numbers):.1f}" if len(numbers) > 1 else ""
-                values.append(f"{statistics.mean(numbers):.{0 if column == 'words' else 1}f}{spread}")
-            name = f"{cell}{stage.replace('_', ' ')}"
-            print(f"| {name} | {size} | {search} | {' | '.join(values)} | {minutes:.0f} |", flush=True)
+        name, pixels = f"{cell} {stage.replace('_', ' ')}".strip(), FINE if stage else size
+        minutes = [minutes_of(cell, size, seed, stage, args) for seed in range(args.seeds)]
+        print_row(name, pixels, folders, min(minutes), columns)  # the fastest run was disturbed least
+        if args.ensemble:
+            print_row(f"{name}, ensemble", pixels, [run_ensemble(cell, size, stage, args)], sum(minutes), columns)
     if args.curves:
         draw_curves(args.curves, args.sizes[-1], args)
 

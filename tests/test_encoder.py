@@ -203,16 +203,6 @@ def test_features_are_cached_until_something_that_they_depend_on_changes(tmp_pat
     assert torch.equal(encode_all(encoder, images), encode_all(encoder, images, stem=tmp_path / "data.train"))
 
 
-def test_features_of_mirror_images_are_cached_apart(tmp_path):
-    encoder, images = ImageEncoder(pretrained=False), torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
-    found = [
-        encode_all(encoder, given, FeaturePass(mirrored=mirrored), tmp_path / "data.train")
-        for given, mirrored in ((images, False), (images, True))
-    ]
-    assert len(list(tmp_path.iterdir())) == 2
-    assert torch.equal(found[1], encode_all(encoder, images.flip(3))) and not torch.equal(*found)
-
-
 @pytest.mark.parametrize("name", ["resnet50", "regnet_x_400mf", "vgg11_bn"])
 def test_calibration_keeps_the_features_of_random_weights_in_range(name):
     encoder = ImageEncoder(False, name=name)

@@ -78,20 +78,6 @@ def test_the_attention_is_the_mean_of_those_that_look():
     assert all(caption.attention is None or caption.attention.shape[1:] == (2, 3) for caption in captions)
 
 
-def test_with_the_mirror_image_a_picture_and_its_mirror_image_have_one_caption():
-    model, pictures = captioners(["attn"])[0], images(3)
-    both = Ensemble([model], mirror=True)
-    found = [ImageCaptioner(both, 64).caption_images(given) for given in (pictures, pictures.flip(3))]
-    for one, other in zip(*found):
-        assert one.words == other.words and one.log_prob == pytest.approx(other.log_prob, abs=1e-6)
-        torch.testing.assert_close(one.attention, other.attention.flip(2))  # where it looked is mirrored
-    with evaluating(both):
-        words = torch.tensor([[1, 5, 6]] * 3)
-        each = [model.scores(model.encode(given), words).softmax(2) for given in (pictures, pictures.flip(3))]
-        mean = both.scores(both.encode(pictures), words).exp().double()
-    torch.testing.assert_close(mean, torch.stack(each).mean(0), atol=1e-6, rtol=0)
-
-
 def test_other_vocabularies_and_other_features_are_refused():
     with pytest.raises(InputError, match="must have the same vocabulary"):
         Ensemble([tiny_captioner("lstm"), tiny_captioner("lstm", V=13)])
@@ -125,8 +111,6 @@ def test_the_command_scores_an_ensemble_of_two_cells(trained_cells, scenes_file,
     assert "the model" in out and (tmp_path / "metrics.json").exists()
     run_test("attn", ["--checkpoint", paths[0], paths[0], "--image", str(trained_cells / "photo.png")])
     twice = capsys.readouterr().out
-    run_test("attn", ["--checkpoint", paths[0], "--mirror", "--out", str(tmp_path), "--num-samples", "0"])
-    assert "nats per word" in capsys.readouterr().out
     run_test("attn", ["--checkpoint", paths[0], "--image", str(trained_cells / "photo.png")])
     assert capsys.readouterr().out == twice
     with pytest.raises(InputError, match="holds the gru captioner"):

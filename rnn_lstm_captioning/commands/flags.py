@@ -227,9 +227,6 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
         metavar="X",
         help=f"rank the captions of a beam by log p / length^X ({LENGTH_PENALTY})",
     )
-    decoding.add_argument(
-        "--mirror", action="store_true", help="average the probabilities given the image and its mirror image"
-    )
     decoding.add_argument("--temperature", type=positive(float), metavar="X", help="draw words at random instead")
     decoding.add_argument("--top-k", type=positive(int), metavar="K", help="draw from the K most probable words")
     decoding.add_argument(

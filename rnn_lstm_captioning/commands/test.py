@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
             sizes = f"{checkpoints[0].stored_size} and {checkpoint.stored_size}"
             raise InputError(f"{paths[0]} and {path} were trained on images of {sizes} pixels: they can't be averaged")
     models = [restore_captioner(checkpoint, path) for checkpoint, path in zip(checkpoints, paths)]
-    alone = len(models) == 1 and not args.mirror
+    alone = len(models) == 1
     # an ensemble has all that the evaluation needs of a captioner
-    model = models[0] if alone else cast(CaptioningRNN, Ensemble(models, args.mirror))
+    model = models[0] if alone else cast(CaptioningRNN, Ensemble(models))
     confidence = restore_confidence(checkpoints[0], paths[0]) if alone else None
     captioner = ImageCaptioner(model, checkpoints[0].stored_size, args.device or default_device(), confidence)
     with protecting([*paths, args.data or (None if args.image else checkpoints[0].data)]):
@@ -194,15 +194,12 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
         precision = "fp32"
         warn(f"precision: fp32, not bf16 as it was trained, because {reason}")
     feature_pass = FeaturePass(precision=precision)
-    ensemble = captioner.model if isinstance(captioner.model, Ensemble) else None
-    readings = list(zip(ensemble.captioners, ensemble.mirrored)) if ensemble else [(captioner.model, False)]
-    each = [
-        prepare_pairs(model, data, args.split, replace(feature_pass, mirrored=mirrored), cached=True)
-        for model, mirrored in readings
-    ]
+    models = captioner.model.captioners if isinstance(captioner.model, Ensemble) else [captioner.model]
+    each = [prepare_pairs(model, data, args.split, feature_pass, cached=True) for model in models]
     pairs = each[0]
-    if ensemble:  # its features are those of all its captioners
-        pairs = replace(pairs, features=ensemble.join([part.features for part in each if part.features is not None]))
+    if isinstance(captioner.model, Ensemble):  # its features are those of all its captioners
+        joined = captioner.model.join([part.features for part in each if part.features is not None])
+        pairs = replace(pairs, features=joined)
     per_caption, per_word = evaluate(captioner.model, pairs, args.batch_size, feature_pass.precision)
     say(
         f"{args.split}: {len(split)} captions of {len(split.images)} images; loss {per_caption:.3f} nats per "
@@ -221,7 +218,7 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
             scores, per_image = score_captions([caption.text for caption in captions], references)
             rows = {"the model": scores}
             if args.baselines:
-                rows |= baselines(readings[0][0], data, each[0], references, feature_pass)
+                rows |= baselines(models[0], data, each[0], references, feature_pass)
             assert pairs.features is not None
             share = self_retrieval(captioner, pairs.features, captions)
             scored = Scored(split.images, captions, references, per_image, rows, share)

@@ -1,7 +1,4 @@
-"""Several captioners that write a caption together: at every step, the mean of their probabilities.
-
-One captioner can also read an image and its mirror image, and the two readings are averaged in the same way.
-"""
+"""Several captioners that write a caption together: at every step, the mean of their probabilities."""
 
 import math
 from collections.abc import Sequence
@@ -23,19 +20,17 @@ class Ensemble(nn.Module):
     Its features are those of all captioners, each flattened, side by side in one matrix; so are its states and what
     the cells read of the image.
 
-    Args: captioners; mirror, every captioner also reads the mirror image, as if it were another captioner.
     Raises: InputError if there is no captioner, or their vocabularies differ.
     """
 
-    def __init__(self, captioners: Sequence[CaptioningRNN], mirror: bool = False) -> None:
+    def __init__(self, captioners: Sequence[CaptioningRNN]) -> None:
         super().__init__()
         if not captioners:
             raise InputError("an ensemble needs at least one captioner")
         first = captioners[0]
         if any(captioner.idx_to_word != first.idx_to_word for captioner in captioners):
             raise InputError("the captioners of an ensemble must have the same vocabulary")
-        self.captioners = list(captioners) * (2 if mirror else 1)  # the second half reads the mirror image
-        self.mirrored = [mirror and i >= len(captioners) for i in range(len(self.captioners))]
+        self.captioners = list(captioners)
         self.parts = nn.ModuleList(captioners)  # so that .to and .eval reach them
         self.idx_to_word, self.word_to_idx, self.cell_type = first.idx_to_word, first.word_to_idx, "ensemble"
         self.shapes: list[tuple[int, ...]] = []  # of each captioner's features, for one image
@@ -47,8 +42,7 @@ class Ensemble(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """images (N, 3, S, S) -> the features of all captioners (N, K)."""
-        readings = zip(self.captioners, self.mirrored)
-        return self.join([c.encode(images.flip(3) if mirrored else images) for c, mirrored in readings])
+        return self.join([captioner.encode(images) for captioner in self.captioners])
 
     def join(self, features: Sequence[Tensor]) -> Tensor:
         """The features of each captioner, (N, C, grid_h, grid_w) -> (N, K), side by side."""
@@ -70,13 +64,13 @@ class Ensemble(nn.Module):
         log_probs: list[Tensor] = []
         new: list[Tensor] = []
         attention: list[Tensor] = []
-        for captioner, mirrored, count, seen in zip(self.captioners, self.mirrored, self._counts, images):
+        for captioner, count, seen in zip(self.captioners, self._counts, images):
             own, rest = tuple(rest[:count]), rest[count:]
             scores, own, weights = captioner.step(words, own, seen)
             log_probs.append(scores.float().log_softmax(dim=1))
             new += own
             if weights is not None and (not attention or weights.shape == attention[0].shape):
-                attention.append(weights.flip(2) if mirrored else weights)
+                attention.append(weights)
         weights = torch.stack(attention).mean(0) if attention else None
         return _log_mean(log_probs), tuple(new), weights
 

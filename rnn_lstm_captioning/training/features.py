@@ -35,7 +35,6 @@ class FeaturePass:
     cache: Path | None = None  # a folder; None: that of the data if it is writable, else the user's cache
     batch_size: int = 64  # images
     progress: bool = True  # show a progress bar
-    mirrored: bool = False  # the features of the mirror images
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -163,22 +162,21 @@ def encode_all(
 
     Several processes share the work; the first one on each machine writes the file.
     Args: encoder, in eval mode; images, uint8 (M, 3, S, S); stem, the start of the cache file's name, to which the
-        name of the encoder and a key are added; the key changes with identity, weights, image size, precision and
-        mirroring; identity, a string that changes with the images; name, of the split, for the progress bar.
+        name of the encoder and a key are added; the key changes with identity, weights, image size and precision;
+        identity, a string that changes with the images; name, of the split, for the progress bar.
     Returns: float16 (M, C, grid_h, grid_w); if memory-mapped, only the pages in use take memory.
     Raises: InputError if a feature does not fit into float16.
     """
     feature_pass = feature_pass or FeaturePass()
     device = encoder.mean.device
     shape = (len(images), *encoder(images[:1].to(device)).shape[1:])
-    encode = partial(_encode_batch, encoder, shape[1:], feature_pass)
+    encode = partial(_encode_batch, encoder, shape[1:], feature_pass.precision)
     progress = partial(tqdm, desc=f"{name} features", unit="batch", disable=not feature_pass.progress, leave=False)
     if stem is None:
         features = np.empty(shape, np.float16)
         _fill(features, images, encode, feature_pass.batch_size, progress)
         return torch.from_numpy(features)
-    view = " mirrored" if feature_pass.mirrored else ""
-    path = _cache_path(encoder, stem, f"{identity} {shape} {encoder.image_size} {feature_pass.precision}{view}")
+    path = _cache_path(encoder, stem, f"{identity} {shape} {encoder.image_size} {feature_pass.precision}")
     cached = _open_cache(path, shape)
     if distributed.any_rank(cached is None):
         if distributed.is_local_rank_0():
@@ -223,13 +221,13 @@ def _cache_path(encoder, stem, identity):
     return Path(f"{stem}.{encoder.name}-{key.hexdigest()[:16]}.npy")
 
 
-def _encode_batch(encoder, shape, feature_pass, batch):
+def _encode_batch(encoder, shape, precision, batch):
     """The features of a batch, float16; an empty tensor if no images are left for this process."""
     if not len(batch):
         return torch.zeros(0, *shape, dtype=torch.float16)
     device = encoder.mean.device
-    with autocast(device, feature_pass.precision):
-        encoded = encoder(batch.flip(3).to(device) if feature_pass.mirrored else batch.to(device))
+    with autocast(device, precision):
+        encoded = encoder(batch.to(device))
     return encoded.to(device="cpu", dtype=torch.float16)
 
 
