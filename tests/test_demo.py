@@ -365,6 +365,16 @@ def test_the_current_word_is_always_among_the_choices(captioners, trained_cells)
     assert f"<b>{rare}</b>" in web.draw_figure(opened_image, prediction, 1, found)
 
 
+def test_a_calibrated_model_says_on_the_page_how_sure_it_is(captioners, trained_cells):
+    opened_image = web.open_file(trained_cells / "photo.png", captioners)
+    prediction = web.predict(captioners[0], opened_image.features[0], beam=1, temperature=0)
+    assert "sure" not in web.draw_figure(opened_image, prediction)
+    for familiar in (True, False):
+        caption = prediction.caption._replace(sure=0.412, familiar=familiar)
+        shown = web.draw_figure(opened_image, prediction._replace(caption=caption))
+        assert "; 41 % sure" in shown and ("is not like those" in shown) != familiar
+
+
 def test_a_page_that_was_open_too_long_says_that_its_image_is_gone(captioners):
     with web.gr.Blocks():
         column = web.Column(0, captioners[0], "title")

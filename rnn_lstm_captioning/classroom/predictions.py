@@ -100,6 +100,10 @@ def draw_figure(
     caption = prediction.caption
     text = html.escape(caption.text) or "(no words)"
     below = f"probability {_chance(caption.log_prob)}"
+    if caption.sure is not None:
+        below += f"; {_percent(caption.sure)} sure"
+    if caption.familiar is False:
+        below += "; the image is not like those that the model was trained on"
     if prediction.broken:
         below += "; a part of the model is changed"
     shown = f'<img src="{image_address(opened.shown)}" alt="the image">'

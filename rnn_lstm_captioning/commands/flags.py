@@ -375,7 +375,12 @@ def demo_flags() -> ArgumentParser:
         "(requirements-demo.txt) and no network.",
     )
     parser.add_argument(
-        "--checkpoint", type=name, nargs="+", required=True, metavar="FILE", help="the captioners, side by side"
+        "--checkpoint",
+        type=name,
+        nargs="+",
+        default=["models/flickr8k.safetensors"],
+        metavar="FILE",
+        help="the captioners, side by side (the ready model, models/flickr8k.safetensors)",
     )
     parser.add_argument("--examples", type=name, nargs="+", metavar="PATH", help="up to 24 example images (new scenes)")
     parser.add_argument(
