@@ -1,7 +1,7 @@
 """Judge captions by eye: how many are right, and what is wrong with the others?
 
-    python -m benchmarks.judging --checkpoint A.pt B.pt --data FILE --folder judging     # sheets and judgements.csv
-    python -m benchmarks.judging --folder judging                                        # the table, once it is filled in
+    python -m benchmarks.judging --checkpoint A.pt B.pt --data FILE --folder judging  # sheets and judgements.csv
+    python -m benchmarks.judging --folder judging                                     # the table, when it is filled in
 
 Writes sheets of 20 images each, for 100 images spread evenly over the val split, with the captions of all checkpoints.
 Their order is drawn anew for every image, so that the judge does not know which model wrote which. In judgements.csv
