@@ -21,6 +21,7 @@ from statistics import mean
 
 import torch
 from matplotlib.figure import Figure
+from torchvision.transforms.v2.functional import resize
 
 from rnn_lstm_captioning import Decoding, load_captioner, load_captions
 from rnn_lstm_captioning.evaluation.metrics import score_captions
@@ -41,7 +42,9 @@ def write_sheets(args):
     chosen = torch.linspace(0, len(val.images) - 1, IMAGES).long().tolist()
     captions, scores = [], []
     for path in args.checkpoint:
-        found = load_captioner(path).caption_images(val.images, Decoding.recommended())
+        captioner = load_captioner(path)
+        images = resize(val.images, [captioner.stored_size] * 2, antialias=True)
+        found = captioner.caption_images(images, Decoding.recommended())
         texts = [caption.text for caption in found]
         scores.append([score_captions(texts, val.references)[1]["CIDEr"][i] for i in chosen])
         captions.append([texts[i] for i in chosen])

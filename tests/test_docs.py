@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -83,13 +82,12 @@ def test_the_readme_shows_every_command():
 
 
 def test_the_python_example_in_the_readme_runs(trained_cells, tmp_path, monkeypatch, capsys):
-    (tmp_path / "cv").mkdir()
-    shutil.copy(trained_cells / "attn_best.pt", tmp_path / "cv")
+    (tmp_path / "models").symlink_to(ROOT / "models")
     Image.open(trained_cells / "photo.png").convert("RGB").save(tmp_path / "holiday.jpg")
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     exec(block, {})
-    assert capsys.readouterr().out.strip() == load_captioner("cv/attn_best.pt").caption("holiday.jpg").text
+    assert capsys.readouterr().out.strip() == load_captioner("models/flickr8k.safetensors").caption("holiday.jpg").text
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)

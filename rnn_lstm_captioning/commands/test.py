@@ -102,11 +102,23 @@ def answer(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace, d
         evaluate_data(captioner, checkpoint, args, decoding)
 
 
+def find_precision(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace) -> str:
+    """The precision of --precision, or that of the training unless it is slow here."""
+    trained = str(checkpoint.settings.get("precision", "fp32"))
+    precision, reason = choose_precision(args.precision or trained, captioner.device, args.batch_size, SMALL)
+    if reason and args.precision:
+        warn(f"warning: --precision bf16 is slow: {reason}; use --precision fp32")
+    elif reason:
+        warn(f"precision: fp32, not bf16 as it was trained, because {reason}")
+        return "fp32"
+    return precision
+
+
 def calibrate(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Namespace, decoding: Decoding) -> Confidence:
     """Measure on the data of a checkpoint how sure its captioner is, and what its images look like."""
     data = load_captions(args.data or checkpoint.data)
     check_fit(captioner, data, checkpoint, args)
-    feature_pass = FeaturePass()
+    feature_pass = FeaturePass(precision=find_precision(captioner, checkpoint, args))
     train, val = (
         prepare_pairs(captioner.model, data, name, feature_pass, cached=True).features for name in ("train", args.split)
     )
@@ -186,14 +198,7 @@ def evaluate_data(captioner: ImageCaptioner, checkpoint: Checkpoint, args: Names
     references = references_of(split, data) if split.references or metrics else None
     if metrics and not can_score(references):
         raise InputError(f"{data.source}: the {args.split} split has too few references to score captions against")
-    trained = str(checkpoint.settings.get("precision", "fp32"))
-    precision, reason = choose_precision(args.precision or trained, captioner.device, args.batch_size, SMALL)
-    if reason and args.precision:
-        warn(f"warning: --precision bf16 is slow: {reason}; use --precision fp32")
-    elif reason:
-        precision = "fp32"
-        warn(f"precision: fp32, not bf16 as it was trained, because {reason}")
-    feature_pass = FeaturePass(precision=precision)
+    feature_pass = FeaturePass(precision=find_precision(captioner, checkpoint, args))
     models = captioner.model.captioners if isinstance(captioner.model, Ensemble) else [captioner.model]
     each = [prepare_pairs(model, data, args.split, feature_pass, cached=True) for model in models]
     pairs = each[0]
