@@ -182,7 +182,7 @@ def describe_confidence(caption: Caption) -> str:
     """What is printed after a caption by a model that can say how sure it is."""
     if caption.sure is None:
         return ""
-    return f" ({caption.sure:.0%} sure{'' if caption.familiar else '; not like the images it was trained on'})"
+    return f" ({100 * caption.sure:.0f} % sure{'' if caption.familiar else '; not like the images it was trained on'})"
 
 
 # ------------------------------------------------------------------------------------ a data set
