@@ -31,16 +31,26 @@ from rnn_lstm_captioning.commands.common import SCRIPTS
 from rnn_lstm_captioning.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
-SEARCHES = {"greedy": ["--beam", "1"], "beam 5": ["--beam", "5"]}
-SEARCHES["beam 5"] += ["--length-penalty", "0"]
 BEST = "beam 5, length penalty 0.7"
-SEARCHES[BEST] = ["--beam", "5", "--length-penalty", "0.7"]
+SEARCHES = {
+    "greedy": ["--beam", "1"],
+    "beam 5": ["--beam", "5", "--length-penalty", "0"],
+    BEST: ["--beam", "5", "--length-penalty", "0.7"],
+}
 CELL_FLAGS = {"rnn": [], "lstm": ["--image-input", "first-token"], "attn": []}
 FINE = 320  # pixels, of the images of the later stages
 
 
 def folder_of(cell, size, seed, stage, args):
     return (args.folder / "_".join(filter(None, [cell, str(size), str(seed), stage]))).resolve()
+
+
+def pixels_of(size, stage):
+    return FINE if stage else size
+
+
+def data_of(size, stage):
+    return f"datasets/flickr8k_{pixels_of(size, stage)}.pt"
 
 
 def call(log, args, *arguments):
@@ -64,7 +74,7 @@ def run(cell, size, seed, stage, args):
     """Train and test once, unless the results are already there."""
     folder = folder_of(cell, size, seed, stage, args)
     folder.mkdir(parents=True, exist_ok=True)
-    data = f"datasets/flickr8k_{FINE if stage else size}.pt"
+    data = data_of(size, stage)
     if not (folder / "seconds").exists():
         start = time.monotonic()
         flags = ["--encoder-weights", args.weights, "--seed", seed, "--out", folder, "--quiet", *CELL_FLAGS[cell]]
@@ -88,7 +98,7 @@ def run_ensemble(cell, size, stage, args):
     folder = folder_of(cell, size, "ensemble", stage, args)
     folder.mkdir(parents=True, exist_ok=True)
     members = [folder_of(cell, size, seed, stage, args) / f"{cell}_best.pt" for seed in range(args.seeds)]
-    score(cell, members, f"datasets/flickr8k_{FINE if stage else size}.pt", folder, args)
+    score(cell, members, data_of(size, stage), folder, args)
     return folder
 
 
@@ -175,8 +185,8 @@ def main():
     parser.add_argument("--stages", nargs="*", default=[], help="recipes/flickr8k_STAGE.args, one after the other")
     parser.add_argument("--ensemble", action="store_true")
     parser.add_argument("--curves", type=Path)
-    parser.add_argument("--table", type=Path, help="with --figure: draw this table and train nothing")
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--figure", type=Path, help="draw the table of --table, and train nothing")
+    parser.add_argument("--table", type=Path, default=ROOT / "docs" / "results.md")
     args = parser.parse_args()
     if args.figure:
         draw_quality(args.figure, read_table(args.table))
@@ -191,7 +201,7 @@ def main():
     print(f"| cell | pixels | search | {' | '.join(columns)} | minutes |\n|" + "---|" * (len(columns) + 4))
     for stage, size, cell in itertools.product(args.stages, args.sizes, args.cells):
         folders = [folder_of(cell, size, seed, stage, args) for seed in range(args.seeds)]
-        name, pixels = f"{cell} {stage.replace('_', ' ')}".strip(), FINE if stage else size
+        name, pixels = f"{cell} {stage.replace('_', ' ')}".strip(), pixels_of(size, stage)
         minutes = [minutes_of(cell, size, seed, stage, args) for seed in range(args.seeds)]
         print_row(name, pixels, folders, min(minutes), columns)  # the fastest run was disturbed least
         if args.ensemble:

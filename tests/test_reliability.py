@@ -401,10 +401,11 @@ def test_a_model_with_fewer_bits_is_smaller_and_close(bits, share, error, checkp
     restore_captioner(load_checkpoint(small), small)
 
 
-def test_integers_without_their_scale_are_refused(checkpoint, tmp_path):
+@pytest.mark.parametrize("shape", [(8, 64), ()])
+def test_integers_without_their_scale_are_refused(shape, checkpoint, tmp_path):
     path = tmp_path / "x.safetensors"
     found = load_checkpoint(checkpoint)
-    found.weights["cell.Wx"] = torch.ones(found.weights["cell.Wx"].shape, dtype=torch.int8)
+    found.weights["cell.Wx"] = torch.ones(shape, dtype=torch.int8)
     for scale in ({}, {"cell.Wx.scale": torch.ones(3)}):
         export_safetensors(replaced(found, weights=found.weights | scale), path)
         with pytest.raises(InputError, match=r"x\.safetensors is not a checkpoint .* no scale for cell\.Wx"):

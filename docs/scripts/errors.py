@@ -5,7 +5,6 @@ python -m docs.scripts.errors         # prints the table of docs/errors.md, and 
 
 import random
 from pathlib import Path
-from statistics import mean
 
 from matplotlib.figure import Figure
 
@@ -45,13 +44,12 @@ def main() -> None:
     for kind in scenes[0][2]:
         scores, _ = score_captions([captions[kind] for *_, captions in scenes], references)
         print(f"| {kind} | {scores['BLEU-4']:.1f} | {scores['CIDEr']:.0f} |")
-    print(f"mean number of words: {mean(len(texts[0].split()) for _, texts, _ in scenes):.1f}")
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     for ax, (picture, _, captions), kind in zip(figure.subplots(1, 4), scenes, scenes[0][2]):
         ax.imshow(picture.permute(1, 2, 0))
         ax.set_axis_off()
-        middle = len(captions[kind].split()) // 2
         words = captions[kind].split()
+        middle = len(words) // 2
         ax.set_title(f"{kind}:\n{' '.join(words[:middle])}\n{' '.join(words[middle:])}", fontsize=11)
     figure.savefig(Path(__file__).parents[1] / "images" / "errors.png", dpi=90, bbox_inches="tight")
 

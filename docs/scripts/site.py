@@ -19,10 +19,15 @@ ROOT = Path(__file__).parents[2]
 DOCS, PACKAGE = ROOT / "docs", ROOT / "rnn_lstm_captioning"
 LESSONS = {"rnn": "rnn", "lstm": "lstm", "gru": "gru", "attention": "attention", "layers": "loss", "losses": "loss"}
 ORDER = "pictures rnn lstm gradients gru attention loss decoding metrics speed inside tour notation".split()
-OTHERS = "readme data machines python troubleshooting teaching results errors model reliability benchmarks".split()
-OTHERS += ["contributing"]
-PAGES = {"README.md": "readme", "CONTRIBUTING.md": "contributing", "benchmarks/README.md": "benchmarks"}
-PAGES |= {"models/README.md": "model"}
+OTHERS = (
+    "readme data machines python troubleshooting teaching results errors model reliability benchmarks contributing"
+).split()
+PAGES = {
+    "README.md": "readme",
+    "CONTRIBUTING.md": "contributing",
+    "benchmarks/README.md": "benchmarks",
+    "models/README.md": "model",
+}
 TAG = r"\(([A-Z]+-\d+)\)"
 
 

@@ -92,7 +92,8 @@ def save_checkpoint(
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint, or a model in a .safetensors file. Raises: InputError that says why it can't be used."""
-    read = _read_safetensors if Path(path).suffix == ".safetensors" else load
+    shared = Path(path).suffix == ".safetensors"
+    read = _read_safetensors if shared else load
     try:
         raw = read(path)
     except FileNotFoundError as error:
@@ -105,10 +106,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         given = raw.get("format") if isinstance(raw.get("format"), int) else "no number"
         raise InputError(f"{path} has format {str(given)[:20]}; this version of the project reads 1 to {FORMAT}")
     found = Checkpoint(**{name: raw[key] for name, (key, _) in KEYS.items()}, training=raw.get("training"))
-    found.confidence = {
-        name.removeprefix(CONFIDENCE): found.weights.pop(name)
-        for name in [name for name in found.weights if isinstance(name, str) and name.startswith(CONFIDENCE)]
-    }
+    if shared:
+        found.confidence = raw["confidence"]
     if not all(isinstance(value, Tensor) and value.dtype == torch.float32 for value in found.confidence.values()):
         raise InputError(f"{path} is damaged: its confidence does not hold numbers")
     if not isinstance(found.training, dict | None):
@@ -228,7 +227,10 @@ def _read_safetensors(path):
             raise ValueError(f"it is damaged, or of another kind ({error})") from error
     if not isinstance(raw, dict) or raw.pop("sha256", None) != _digest(tensors):
         raise ValueError("its weights are damaged, or it was not exported by this project")
-    return raw | {"model": _unrounded(tensors)}
+    weights = _unrounded(tensors)
+    of_confidence = [name for name in weights if name.startswith(CONFIDENCE)]
+    confidence = {name.removeprefix(CONFIDENCE): weights.pop(name) for name in of_confidence}
+    return raw | {"model": weights, "confidence": confidence}
 
 
 def _rounded(tensors, bits):
@@ -253,7 +255,7 @@ def _unrounded(tensors):
     for name, tensor in tensors.items():
         if tensor.dtype == torch.int8:
             scale = tensors.get(name + SCALE)
-            if scale is None or scale.shape != (len(tensor), *[1] * (tensor.dim() - 1)):
+            if scale is None or scale.shape != tensor.shape[:1] + (1,) * (tensor.dim() - 1):
                 raise ValueError(f"it has no scale for {name}")
             found[name] = tensor * scale.float()
         elif not name.endswith(SCALE):

@@ -18,7 +18,6 @@ HEAD = {"avgpool", "classifier", "fc", "head", "heads"}
 
 
 FEATURES = "features"  # the name of what a cut network returns
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
 class ImageEncoder(nn.Module):
@@ -93,11 +92,15 @@ class ImageEncoder(nn.Module):
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         super().train(mode)
-        for module in self.cnn.modules():  # in training mode, BatchNorm would change its statistics
-            trained = any(p.requires_grad for p in module.parameters())
-            if isinstance(module, BATCH_NORMS) and (self.freeze_batchnorm or not trained) or self.frozen:
-                module.eval()
+        if self.frozen:
+            self.cnn.eval()  # otherwise its BatchNorm statistics would change
+        for norm in self._batch_norms():
+            if self.freeze_batchnorm or not any(p.requires_grad for p in norm.parameters()):
+                norm.eval()
         return self
+
+    def _batch_norms(self):
+        return [module for module in self.cnn.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
@@ -105,7 +108,7 @@ class ImageEncoder(nn.Module):
 
         Without them, the features of a deep residual network overflow.
         """
-        norms = [module for module in self.cnn.modules() if isinstance(module, BATCH_NORMS)]
+        norms = self._batch_norms()
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 1.0  # use the statistics of this batch alone
