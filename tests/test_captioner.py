@@ -65,6 +65,19 @@ def test_loss_is_the_temporal_softmax_loss_of_the_shifted_captions(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
+def test_an_image_projected_once_gives_the_loss_and_gradients_of_one_row_per_caption(cell):
+    captioner = tiny_captioner(cell)
+    captions, which = random_captions(7, 6, 12), torch.tensor([0, 2, 2, 0, 1, 2, 0])
+    features = torch.randn(3, 6, 2, 3, dtype=torch.float64, requires_grad=True)
+    found, wanted = captioner.loss(features, captions, which), captioner.loss(features[which], captions)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, features)[0] for loss in (found, wanted)))
+    torch.testing.assert_close(
+        captioner.log_probs(features, captions, which), captioner.log_probs(features[which], captions)
+    )
+
+
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("side", [112, 64])
 def test_teacher_forcing_a_sampled_caption_reproduces_every_argmax(cell, side):
     encoder = ImageEncoder(pretrained=False)

@@ -87,6 +87,12 @@ def test_an_exported_model_says_how_sure_it_is(trained_cells, tmp_path, capsys):
     assert load_captioner(checkpoint, "cpu").caption(photo).sure is None
 
 
+@pytest.mark.parametrize("flags", [["--calibrate"], ["--export-bits", "8"]])
+def test_flags_of_an_export_are_refused_without_one(trained_cells, flags):
+    with pytest.raises(InputError, match="belong to --export FILE"):
+        run_test("attn", ["--checkpoint", str(trained_cells / "attn_best.pt"), *flags])
+
+
 def test_a_confidence_that_does_not_fit_is_refused(trained_cells, tmp_path):
     found, path = load_checkpoint(trained_cells / "lstm_best.pt"), tmp_path / "x.safetensors"
     C = len(found.weights["feature_mean"])

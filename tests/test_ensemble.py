@@ -55,6 +55,8 @@ def test_the_probabilities_are_the_mean_of_the_captioners_and_sum_to_one(cells, 
         words = captions[:, 1:]
         wanted = -found.log().gather(2, words.unsqueeze(2)).squeeze(2).where(words != 0, 0).sum() / N
         torch.testing.assert_close(ensemble.loss(features, captions), wanted)
+        twice, which = torch.cat([captions, captions]), torch.arange(N).repeat(2)
+        torch.testing.assert_close(ensemble.loss(features, twice, which), wanted)
     torch.testing.assert_close(found.sum(2), torch.ones_like(found[..., 0]))
 
 

@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         top_p=args.top_p,
         allow_unk=args.allow_unk,
     )  # wrong values are refused before anything is computed
+    if not args.export and (args.calibrate or args.export_bits != 32):
+        raise InputError("--calibrate and --export-bits belong to --export FILE: add it, or leave them out")
     paths, checkpoints = args.checkpoint, [load_checkpoint(path) for path in args.checkpoint]
     for path, checkpoint in zip(paths, checkpoints):
         if cell not in (None, checkpoint.cell):

@@ -103,18 +103,23 @@ class CaptioningRNN(nn.Module):
         """The loss of captions (N, L) given images (N, 3, S, S): ``loss(encode(images), captions)``."""
         return self.loss(self.encode(images), captions)
 
-    def loss(self, features: Tensor, captions: Tensor) -> Tensor:
+    def loss(self, features: Tensor, captions: Tensor, image_of_caption: Tensor | None = None) -> Tensor:
         """The mean loss per caption, a scalar in nats; a caption's loss is the sum of -log p(word) over its words.
 
-        Args: features (N, C, grid_h, grid_w); captions int64 (N, L), ``<START> words <END>``, padded with ``<NULL>``.
+        Args: features (M, C, grid_h, grid_w); captions int64 (N, L), ``<START> words <END>``, padded with ``<NULL>``;
+            image_of_caption int64 (N,), the row of features that each caption describes; None: M = N, row by row.
         """
-        h = self.hidden_states(features, captions[:, :-1])
+        h = self.hidden_states(features, captions[:, :-1], image_of_caption)
         projection = self.vocabulary_projection
         return projected_softmax_loss(h, captions[:, 1:], projection.W, projection.b, self.ignore_index)
 
-    def hidden_states(self, features: Tensor, words: Tensor) -> Tensor:
-        """features (N, C, grid_h, grid_w), words int64 (N, T) -> h (N, T, H)."""
-        return self.read(self.dropout(self.word_embedding(words)), self.project_features(features))
+    def hidden_states(self, features: Tensor, words: Tensor, image_of_caption: Tensor | None = None) -> Tensor:
+        """features (M, C, grid_h, grid_w), words int64 (N, T) -> h (N, T, H). An image is projected once, and the rows
+        are then repeated for its captions; see :meth:`loss`."""
+        image = self.project_features(features)
+        if image_of_caption is not None:
+            image = image[image_of_caption]
+        return self.read(self.dropout(self.word_embedding(words)), image)
 
     def read(self, x: Tensor, image: Tensor) -> Tensor:
         """Word vectors x (N, T, D) and the projected features of :meth:`project_features` -> h (N, T, H)."""
@@ -152,14 +157,14 @@ class CaptioningRNN(nn.Module):
         self.feature_mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
         self.feature_std.copy_(features.std((0, 2, 3), correction=0).clamp(min=1e-3).view(-1, 1, 1))
 
-    def scores(self, features: Tensor, words: Tensor) -> Tensor:
+    def scores(self, features: Tensor, words: Tensor, image_of_caption: Tensor | None = None) -> Tensor:
         """Teacher forcing: words int64 (N, T) that begin with ``<START>`` -> scores of each next word (N, T, V)."""
-        return self.vocabulary_projection(self.hidden_states(features, words))
+        return self.vocabulary_projection(self.hidden_states(features, words, image_of_caption))
 
-    def log_probs(self, features: Tensor, captions: Tensor) -> Tensor:
+    def log_probs(self, features: Tensor, captions: Tensor, image_of_caption: Tensor | None = None) -> Tensor:
         """The log-probability of each caption given its image, (N,); the arguments are those of ``loss``."""
         words = captions[:, 1:]
-        scores = self.scores(features, captions[:, :-1])  # (N, T, V)
+        scores = self.scores(features, captions[:, :-1], image_of_caption)  # (N, T, V)
         log_probs = scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(dim=2)
         of_words = log_probs.gather(2, words.unsqueeze(2)).squeeze(2)  # (N, T)
         return of_words.where(words != NULL, 0).sum(dim=1)

@@ -74,20 +74,23 @@ class Ensemble(nn.Module):
         weights = torch.stack(attention).mean(0) if attention else None
         return _log_mean(log_probs), tuple(new), weights
 
-    def scores(self, features: Tensor, words: Tensor) -> Tensor:
+    def scores(self, features: Tensor, words: Tensor, image_of_caption: Tensor | None = None) -> Tensor:
         """Teacher forcing: words int64 (N, T) that begin with ``<START>`` -> log-probabilities (N, T, V)."""
-        parts = self._parts(features, self.shapes)
-        return _log_mean([c.scores(part, words).float().log_softmax(2) for c, part in zip(self.captioners, parts)])
+        scores = [
+            captioner.scores(part, words, image_of_caption)
+            for captioner, part in zip(self.captioners, self._parts(features, self.shapes))
+        ]
+        return _log_mean([of_one.float().log_softmax(2) for of_one in scores])
 
-    def log_probs(self, features: Tensor, captions: Tensor) -> Tensor:
+    def log_probs(self, features: Tensor, captions: Tensor, image_of_caption: Tensor | None = None) -> Tensor:
         """The log-probability of each caption, (N,); see :meth:`CaptioningRNN.log_probs`."""
         words = captions[:, 1:]
-        log_probs = self.scores(features, captions[:, :-1]).gather(2, words.unsqueeze(2)).squeeze(2)
-        return log_probs.where(words != NULL, 0).sum(dim=1)
+        scores = self.scores(features, captions[:, :-1], image_of_caption)
+        return scores.gather(2, words.unsqueeze(2)).squeeze(2).where(words != NULL, 0).sum(dim=1)
 
-    def loss(self, features: Tensor, captions: Tensor) -> Tensor:
+    def loss(self, features: Tensor, captions: Tensor, image_of_caption: Tensor | None = None) -> Tensor:
         """The mean loss per caption in nats; see :meth:`CaptioningRNN.loss`."""
-        return -self.log_probs(features, captions).mean()
+        return -self.log_probs(features, captions, image_of_caption).mean()
 
     def _parts(self, joined, shapes):
         sizes = [math.prod(shape) for shape in shapes]

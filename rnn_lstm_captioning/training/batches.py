@@ -12,13 +12,13 @@ from ..data.vocabulary import NULL
 
 @dataclass
 class Batch:
-    """n captions with the features of their images, or with the images, if the encoder runs in every step."""
+    """n captions with the features of their m images, or with the images, if the encoder runs in every step."""
 
     captions: Tensor  # int64 (n, L), L is the length of the longest one
     image_index: Tensor  # int64 (n,), on the CPU: which image of the split each caption describes
-    features: Tensor | None = None  # (n, C, grid_h, grid_w), one for each caption
+    image_of_caption: Tensor  # int64 (n,), the row of features or images that each caption describes
+    features: Tensor | None = None  # (m, C, grid_h, grid_w), each image once
     images: Tensor | None = None  # (m, 3, S, S), each image once
-    image_of_caption: Tensor | None = None  # int64 (n,), the position in images of each caption's image
 
 
 @dataclass
@@ -88,13 +88,13 @@ class Pairs:
         """The captions of some rows with their features or images, on a device."""
         captions = self.captions[rows]
         captions = captions[:, : int((captions != NULL).sum(1).amax())]  # no columns with padding alone
-        batch = Batch(captions.to(device), self.image_index[rows])
+        images, image_of_caption = self.image_index[rows].unique(return_inverse=True)
+        batch = Batch(captions.to(device), self.image_index[rows], image_of_caption.to(device))
         if self.features is not None:
-            batch.features = self.features[batch.image_index].to(device)
+            batch.features = self.features[images].to(device)
             return batch
         assert self.images is not None, "pairs need features or images"
-        unique, image_of_caption = batch.image_index.unique(return_inverse=True)
-        images = self.images[unique].to(device)
-        batch.images = random_crops(images, self.crop_size) if self.crop_size else images
-        batch.image_of_caption = image_of_caption.to(device)
+        batch.images = self.images[images].to(device)
+        if self.crop_size:
+            batch.images = random_crops(batch.images, self.crop_size)
         return batch

@@ -36,14 +36,14 @@ class SelfCritical:
         two exceptions: <NULL> and <START> are never sampled, and there is no dropout while sampling."""
         features = batch_features(captioner, batch)
         with evaluating(captioner):  # <UNK> may be sampled: otherwise it would get no reward and no penalty
-            captions = sampling_search(captioner, features, self.decoding).captions
+            captions = sampling_search(captioner, features[batch.image_of_caption], self.decoding).captions
         words = [[captioner.idx_to_word[word] for word in row if word != NULL] for row in captions.tolist()]
         rewards = torch.tensor(self.reward(words, batch.image_index.tolist()))
         advantages = (rewards - mean_of_others(rewards, batch.image_index)).to(captions.device)
         captions = torch.cat([captions.new_full((len(captions), 1), START), captions], dim=1)
         captions = captions[:, : int((captions != NULL).sum(1).amax())]
         # gradient = - mean over sampled captions of (r - baseline) * gradient of log p(caption)
-        surrogate = -(advantages * captioner.log_probs(features, captions)).mean()
+        surrogate = -(advantages * captioner.log_probs(features, captions, batch.image_of_caption)).mean()
         return surrogate - surrogate.detach() - rewards.mean()
 
 

@@ -25,16 +25,16 @@ Objective = Callable[[CaptioningRNN, Batch], Tensor]
 
 
 def batch_features(captioner: CaptioningRNN, batch: Batch) -> Tensor:
-    """The features (n, C, grid_h, grid_w) of the images of n captions; each image is encoded once."""
+    """The features (m, C, grid_h, grid_w) of the images of a batch, each image once."""
     if batch.features is not None:
         return batch.features
-    assert batch.images is not None and batch.image_of_caption is not None
-    return captioner.encode(batch.images)[batch.image_of_caption]
+    assert batch.images is not None
+    return captioner.encode(batch.images)
 
 
 def caption_loss(captioner: CaptioningRNN, batch: Batch) -> Tensor:
     """The usual objective: the mean loss per caption, in nats."""
-    return captioner.loss(batch_features(captioner, batch), batch.captions)
+    return captioner.loss(batch_features(captioner, batch), batch.captions, batch.image_of_caption)
 
 
 def evaluate(
