@@ -31,6 +31,17 @@ def gradients(cell, num_rows):
     return {name: p.grad for name, p in captioner.named_parameters() if p.grad is not None}, loss
 
 
+def gradients_of_finetuning(num_rows):
+    """The same with images instead of features, two captions for each, and a CNN that is trained too."""
+    torch.manual_seed(3)
+    captioner = tiny_captioner("attn").float()
+    images = torch.rand(4, 3, 64, 64)
+    pairs = Pairs(random_captions(8, 9, 12), torch.arange(8) // 2, images=images, together=True)
+    trainer = Trainer(captioner, pairs, pairs, replace(SETTINGS, encoder_learning_rate=1e-4))
+    trainer.train_one_batch(torch.arange(num_rows))
+    return {name: p.grad for name, p in captioner.named_parameters()}, evaluate(captioner, pairs, 2)
+
+
 def repeats():
     """Whether a step gives the same gradient, bit for bit, when it is repeated."""
     torch.manual_seed(0)
@@ -47,6 +58,7 @@ def repeats():
 def main(folder):
     with distributed.process_group("cpu"):
         found = {f"{cell} {rows}": gradients(cell, rows) for cell in CELLS for rows in (1, 2, 7)}
+        found |= {f"finetuned {rows}": gradients_of_finetuning(rows) for rows in (3, 8)}
         found["repeats"] = repeats()
         torch.manual_seed(5)
         distributed.seed_per_rank(5)
