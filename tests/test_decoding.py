@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from rnn_lstm_captioning.model.decoding import Decoding, beam_search, decode, gr
 class TableCaptioner:
     """A language model that is a table: the scores of the next word depend on image, time step and last word."""
 
-    def __init__(self, table):
+    def __init__(self, table, once=()):
         self.table = table  # (N, L, V, V)
+        self.written_once = torch.zeros(table.shape[-1], dtype=torch.bool)
+        self.written_once[list(once)] = True
 
     def start(self, features):
         index = torch.arange(len(features))
@@ -124,6 +127,44 @@ def test_the_strictest_sampling_is_greedy_search(values):
     captioner, features = TableCaptioner(table), torch.zeros(3, 1, 1, 1)
     found = sampling_search(captioner, features, Decoding(5, **values))
     assert torch.equal(found.captions, greedy_search(captioner, features, 5).captions)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0]), st.sets(st.integers(4, 6)), st.integers(0, 2))
+def test_without_repeats_a_wide_beam_finds_the_best_caption_that_has_none(seed, length_penalty, once, given_words):
+    L, V = 4, 7
+    table, beginning = random_table(2, L, V, seed, end_bias=-2.0), [4, 4][:given_words]  # a beginning may repeat
+    decoding = Decoding(L, 200, length_penalty, no_repeats=True)
+    found = beam_search(TableCaptioner(table, once), torch.zeros(2, 1, 1, 1), decoding, beginning)
+
+    def has_no_repeats(words):
+        new = [word for t, word in enumerate(words) if t >= given_words and word in words[:t]]
+        return not once & set(new) and list(words[:given_words]) == beginning
+
+    for image, log_probs in enumerate(allowed_log_probs(table, False)):
+        captions = [item for item in all_captions(log_probs, L) if has_no_repeats(item[0])]
+        best = max(captions, key=lambda item: item[1] / item[2] ** length_penalty)
+        assert tuple(found.captions[image].tolist()) == best[0]
+        assert found.log_probs[image].item() == pytest.approx(best[1], abs=1e-10)  # the model's: not normalised again
+
+
+@settings(max_examples=200)
+@given(cases, st.sets(st.integers(4, 8)), st.integers(1, 7))
+def test_no_search_repeats_a_word_that_is_written_once(case, once, beam):
+    N, L, V, seed, end_bias = case
+    table = random_table(N, L, V, seed, end_bias=end_bias)
+    once = {word for word in once if word < V}
+    captioner, features = TableCaptioner(table, once), torch.zeros(N, 1, 1, 1)
+    searches = [Decoding(L), Decoding(L, beam), Decoding(L, temperature=1.5), Decoding(L, top_k=3), Decoding(L, top_p=0.5)]
+    results = [decode(captioner, features, replace(search, no_repeats=True)) for search in searches]
+    for found in results:
+        check_caption(found.captions, found.log_probs, table, allow_unk=False)
+        for row in found.captions.tolist():
+            assert all(row.count(word) <= 1 for word in once)
+    assert (results[1].log_probs >= results[0].log_probs - 1e-9).all()  # beam search and greedy search
+    for search in searches[:2]:  # nothing changes if there is nothing to forbid
+        alone = decode(TableCaptioner(table), features, replace(search, no_repeats=True))
+        assert torch.equal(alone.captions, decode(captioner, features, search).captions)
 
 
 @settings(max_examples=100)
@@ -244,9 +285,10 @@ def test_decode_chooses_the_search():
 
 
 def test_the_recommended_settings_are_a_beam_with_a_length_penalty_unless_words_are_drawn():
-    assert Decoding.recommended() == Decoding(beam=5, length_penalty=0.7)
-    assert Decoding.recommended(beam=1, max_length=None) == Decoding(beam=1, length_penalty=0.7)
-    assert Decoding.recommended(beam=3, length_penalty=0.0) == Decoding(beam=3)
-    assert Decoding.recommended(temperature=0.5, beam=None) == Decoding(temperature=0.5)
+    once = Decoding(no_repeats=True)
+    assert Decoding.recommended() == replace(once, beam=5, length_penalty=1.0)
+    assert Decoding.recommended(beam=1, max_length=None) == replace(once, beam=1, length_penalty=1.0)
+    assert Decoding.recommended(beam=3, length_penalty=0.0, no_repeats=False) == Decoding(beam=3)
+    assert Decoding.recommended(temperature=0.5, beam=None) == replace(once, temperature=0.5)
     with pytest.raises(ValueError, match="choose beam search or sampling"):
         Decoding.recommended(top_k=3, beam=2)

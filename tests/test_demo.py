@@ -101,7 +101,7 @@ def test_a_visitor_sees_the_captions_and_can_choose_another_word(page, trained_c
     image = trained_cells / "photo.png"
     upload(page, image)
     expected = [captioner.caption(image, beam=5, max_length=predictions.MAX_WORDS) for captioner in captioners]
-    assert captions_on(page) == [caption.text for caption in expected]
+    assert captions_on(page) == [caption.text or "(no words)" for caption in expected]
 
     words = group(page, "Choose a word")
     place = min(2, len(expected[0].words) - 1)
@@ -122,7 +122,7 @@ def test_a_visitor_sees_the_captions_and_can_choose_another_word(page, trained_c
     beginning = [*expected[0].words[:place], other]
     changed = captioners[0].caption(image, beam=5, max_length=predictions.MAX_WORDS, beginning=beginning)
     page.locator("figcaption b", has_text=changed.text).first.wait_for()
-    assert captions_on(page)[1] == expected[1].text  # the other model's caption stays
+    assert captions_on(page)[1] == (expected[1].text or "(no words)")  # the other model's caption stays
     assert changed.words[: place + 1] == beginning
 
     group(page, "Choose a word", 1).get_by_role("radio").first.check()

@@ -60,7 +60,7 @@ def gate_names(model: CaptioningRNN) -> list[str]:
 
 
 class Intervened:
-    """A captioner under an intervention. It has ``start`` and ``step``, and nothing else.
+    """A captioner under an intervention. It has what the searches need, and nothing else.
 
     Raises: InputError for a gate, a unit, a region or a state that the captioner does not have.
     """
@@ -71,6 +71,7 @@ class Intervened:
             self.model._modules = {**model._modules, "cell": _with_held_gates(model, intervention.gates)}
         if intervention.attention is not None and not model.cell.uses_grid:
             raise InputError(f"the cell {model.cell_type} has no attention that could be changed")
+        self.written_once = model.written_once
 
     def start(self, features: Tensor) -> tuple[State, Tensor]:
         """features (N, C, grid_h, grid_w) -> the state, and what the cell reads; see :class:`CaptioningRNN`."""

@@ -236,6 +236,9 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
         "--seed", type=non_negative(int), default=0, help="the start of the random numbers (%(default)s)"
     )
     decoding.add_argument("--allow-unk", action="store_true", help="captions may contain <UNK>")
+    decoding.add_argument(
+        "--allow-repeats", action="store_true", help='captions may repeat a word, as in "a bike next to a bike"'
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path, metavar="DIR", help="the folder for figures (outputs; with --image: none)")
     output.add_argument("--json", action="store_true", help="with --image: print JSON")

@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         top_k=args.top_k,
         top_p=args.top_p,
         allow_unk=args.allow_unk,
+        no_repeats=not args.allow_repeats,
     )  # wrong values are refused before anything is computed
     if not args.export and (args.calibrate or args.export_bits != 32):
         raise InputError("--calibrate and --export-bits belong to --export FILE: add it, or leave them out")
@@ -270,9 +271,9 @@ def report_metrics(data: CaptionData, scored: Scored, out: Path, args: Namespace
     split = data.splits[args.split]
     texts = [caption.text for caption in scored.captions]
     counts = [len(of_image) for of_image in scored.references]
-    settings = {k: v for k, v in asdict(decoding).items() if v is not None and k != "allow_unk"}
+    settings = {k: v for k, v in asdict(decoding).items() if v is not None and v is not False}
     known = "" if split.references else ", cut and without the words that the vocabulary does not contain"
-    decoded = ", ".join(f"{name} {value}" for name, value in settings.items())
+    decoded = ", ".join(name if value is True else f"{name} {value}" for name, value in settings.items())
     each = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
     say(f"{args.split}: {len(texts)} images, {each} references each{known}; decoding: {decoded}")
     if max(counts) == 1:

@@ -17,6 +17,9 @@ from .encoder import ImageEncoder
 from .settings import IMAGE_INPUTS, IMAGE_NORMS, ModelSettings
 
 
+REPEATED = 0.05  # a word may be repeated if at least this share of the captions that have it have it twice
+
+
 class CaptioningRNN(nn.Module):
     """Writes a caption for an image, word by word.
 
@@ -38,12 +41,15 @@ class CaptioningRNN(nn.Module):
         dropout: the probability that training sets an element of the word vectors or hidden states to zero, outside
             the recurrence (Zaremba, Sutskever and Vinyals 2014).
         feature_dropout: the same for the features: the model soon memorises a few thousand images.
+    Attributes: written_once, bool (V,): the words that :meth:`count_repeats` found to be written once in a caption;
+        ``Decoding(no_repeats=True)`` writes them once.
     Raises: InputError (a ValueError) for an unknown cell_type, image_input or image_norm, a size below 1, or an
         input_dim that is not that of the encoder.
     """
 
     feature_mean: Tensor
     feature_std: Tensor
+    written_once: Tensor
 
     def __init__(
         self,
@@ -92,6 +98,11 @@ class CaptioningRNN(nn.Module):
         self.dropout, self.feature_dropout = nn.Dropout(dropout), nn.Dropout(feature_dropout)
         self.register_buffer("feature_mean", torch.zeros(C, 1, 1))
         self.register_buffer("feature_std", torch.ones(C, 1, 1))
+        self.register_buffer("written_once", torch.zeros(V, dtype=torch.bool))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.setdefault(f"{prefix}written_once", self.written_once)  # older files have none
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     # ------------------------------------------------------------------------------- training
 
@@ -156,6 +167,18 @@ class CaptioningRNN(nn.Module):
         features = self.pool(features[:: max(1, len(features) // 1000)].to(self.feature_mean.device))
         self.feature_mean.copy_(features.mean((0, 2, 3)).view(-1, 1, 1))
         self.feature_std.copy_(features.std((0, 2, 3), correction=0).clamp(min=1e-3).view(-1, 1, 1))
+
+    @torch.no_grad()
+    def count_repeats(self, captions: Tensor) -> None:
+        """From now on, ``written_once`` has the words that captions do not repeat: of the captions that have the word,
+        fewer than one in twenty have it twice. Args: captions int64 (R, L) of training images."""
+        V = len(self.word_to_idx)
+        rows = torch.arange(len(captions), device=captions.device).unsqueeze(1)
+        words, counts = (rows * V + captions).unique(return_counts=True)  # of each caption, its different words
+        having, repeating = (torch.bincount(chosen % V, minlength=V) for chosen in (words, words[counts > 1]))
+        once = repeating < REPEATED * having
+        once[: len(SPECIAL_TOKENS)] = False
+        self.written_once.copy_(once)
 
     def scores(self, features: Tensor, words: Tensor, image_of_caption: Tensor | None = None) -> Tensor:
         """Teacher forcing: words int64 (N, T) that begin with ``<START>`` -> scores of each next word (N, T, V)."""

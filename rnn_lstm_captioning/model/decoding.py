@@ -8,7 +8,8 @@ change; a cell may read it again at every step.
 A caption is a sequence of words that ends with ``<END>``, or is cut at the maximum length. Its probability is the
 product of the probabilities of its words, each given the words before it. Words that are not allowed (``<NULL>``,
 ``<START>``, and ``<UNK>`` unless ``allow_unk``) are left out of the softmax. Every search takes a ``beginning``: the
-indices of the words that the caption must start with, whatever their probability.
+indices of the words that the caption must start with, whatever their probability. With ``no_repeats``, no search
+writes "a man rides a bike on a bike"; the probability of what it writes instead is still the captioner's.
 """
 
 import math
@@ -29,6 +30,10 @@ State = tuple[Tensor, ...]
 class Captioner(Protocol):
     """What the searches need of a captioner."""
 
+    @property
+    def written_once(self) -> Tensor:
+        """bool (V,): the words that a caption has once at most; only ``no_repeats`` reads it."""
+
     def start(self, features: Tensor) -> tuple[State, Tensor]: ...
 
     def step(self, words: Tensor, state: State, image: Tensor) -> tuple[Tensor, State, Tensor | None]: ...
@@ -48,6 +53,8 @@ class Decoding:
         top_k: draw from the k most probable words only.
         top_p: draw from the fewest words that together have this probability (nucleus sampling: Holtzman et al. 2020).
         allow_unk: captions may contain ``<UNK>``.
+        no_repeats: a caption has a word once at most, except those that captions often have twice, such as "a" (see
+            :attr:`CaptioningRNN.written_once`).
     Raises: InputError (a ValueError) for a value out of range, or a beam together with sampling.
     """
 
@@ -58,6 +65,7 @@ class Decoding:
     top_k: int | None = None
     top_p: float | None = None
     allow_unk: bool = False
+    no_repeats: bool = False
 
     def __post_init__(self) -> None:
         counts = {"max_length": self.max_length, "beam": self.beam}
@@ -80,8 +88,8 @@ class Decoding:
     @classmethod
     def recommended(cls, **values: Any) -> "Decoding":
         """The values that are given and not None; for the others, those that write the best captions (docs/results.md):
-        a beam of 5 and a length penalty of 0.7, unless words are drawn at random."""
-        given = {name: value for name, value in values.items() if value is not None}
+        no repeats, and a beam of 5 and a length penalty of 1, unless words are drawn at random."""
+        given = {"no_repeats": True} | {name: value for name, value in values.items() if value is not None}
         if given.keys() & {"temperature", "top_k", "top_p"}:
             return cls(**given)
         return cls(**{"beam": BEAM, "length_penalty": LENGTH_PENALTY} | given)
@@ -120,9 +128,11 @@ def greedy_search(
     max_length: int = 15,
     allow_unk: bool = False,
     beginning: Sequence[int] = (),
+    no_repeats: bool = False,
 ) -> Decoded:
     """Choose the most probable word at every step, for features (N, C, grid_h, grid_w)."""
-    return _search(captioner, features, max_length, allow_unk, beginning, lambda scores: scores.argmax(dim=1))
+    decoding = Decoding(max_length, allow_unk=allow_unk, no_repeats=no_repeats)
+    return _search(captioner, features, decoding, beginning, lambda scores: scores.argmax(dim=1))
 
 
 def sampling_search(
@@ -152,7 +162,7 @@ def sampling_search(
             probs[too_many] = 0
         return words.gather(1, torch.multinomial(probs, 1, generator=generator)).squeeze(1)
 
-    return _search(captioner, features, decoding.max_length, decoding.allow_unk, beginning, draw)
+    return _search(captioner, features, decoding, beginning, draw)
 
 
 @torch.no_grad()
@@ -163,7 +173,7 @@ def beam_search(captioner: Captioner, features: Tensor, decoding: Decoding, begi
     Args: features (N, C, grid_h, grid_w).
     """
     L, K, length_penalty = decoding.max_length, decoding.beam, decoding.length_penalty
-    greedy = greedy_search(captioner, features, L, decoding.allow_unk, beginning)
+    greedy = greedy_search(captioner, features, L, decoding.allow_unk, beginning, decoding.no_repeats)
     if K == 1:
         return greedy
     N, device = len(features), features.device
@@ -182,6 +192,8 @@ def beam_search(captioner: Captioner, features: Tensor, decoding: Decoding, begi
         if t < len(beginning):
             others = torch.arange(scores.shape[1], device=device) != beginning[t]
             step_log_probs = step_log_probs.masked_fill(others, -torch.inf)
+        elif decoding.no_repeats:
+            step_log_probs = step_log_probs.masked_fill(repeats(captioner, captions[:, :, :t]), -torch.inf)
         # an ended caption is only padded with <NULL>, which does not change its probability
         step_log_probs = step_log_probs.masked_fill(ended.unsqueeze(2), -torch.inf)
         step_log_probs[..., NULL].masked_fill_(ended, 0)
@@ -221,14 +233,12 @@ def beam_search(captioner: Captioner, features: Tensor, decoding: Decoding, begi
 def _search(
     captioner: Captioner,
     features: Tensor,
-    max_length: int,
-    allow_unk: bool,
+    decoding: Decoding,
     beginning: Sequence[int],
     choose: Callable[[Tensor], Tensor],
 ) -> Decoded:
     """One caption for each image, word by word; ``choose`` maps scores (n, V) to words (n,)."""
-    if max_length < 1:
-        raise ValueError(f"max_length is {max_length}, wanted at least 1")
+    max_length, allow_unk = decoding.max_length, decoding.allow_unk
     if len(beginning) > max_length:
         raise ValueError(f"the beginning has {len(beginning)} words, wanted at most max_length, {max_length}")
     if NULL in beginning or START in beginning or END in beginning[:-1] or (UNK in beginning and not allow_unk):
@@ -242,7 +252,12 @@ def _search(
     alive = torch.arange(N, device=device)  # the captions that have not ended; only these are computed
     for t in range(max_length):
         scores, state, weights = next_scores(captioner, words, state, image, allow_unk)
-        words = choose(scores) if t >= len(beginning) else torch.full_like(words, beginning[t])
+        if t < len(beginning):
+            words = torch.full_like(words, beginning[t])
+        elif decoding.no_repeats:
+            words = choose(scores.masked_fill(repeats(captioner, captions[alive, :t]), -torch.inf))
+        else:
+            words = choose(scores)
         captions[alive, t] = words
         if log_probs is None:
             log_probs = scores.new_zeros(N)
@@ -276,6 +291,13 @@ def allowed(scores: Tensor, allow_unk: bool = False) -> Tensor:
     scores = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
     scores[..., [NULL, START] if allow_unk else [NULL, START, UNK]] = -torch.inf
     return scores
+
+
+def repeats(captioner: Captioner, written: Tensor) -> Tensor:
+    """The words that would be repeats after those that are written, int64 (..., t) -> bool (..., V)."""
+    once = captioner.written_once
+    has = torch.zeros(*written.shape[:-1], len(once), dtype=torch.bool, device=written.device)
+    return has.scatter_(-1, written, True) & once
 
 
 def _rows(tensors: State, rows: Tensor) -> State:

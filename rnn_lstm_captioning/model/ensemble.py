@@ -40,6 +40,11 @@ class Ensemble(nn.Module):
         """A tensor on the ensemble's device."""
         return self.captioners[0].feature_mean
 
+    @property
+    def written_once(self) -> Tensor:
+        """bool (V,): the words that no captioner writes twice."""
+        return torch.stack([captioner.written_once for captioner in self.captioners]).all(0)
+
     def encode(self, images: Tensor) -> Tensor:
         """images (N, 3, S, S) -> the features of all captioners (N, K)."""
         return self.join([captioner.encode(images) for captioner in self.captioners])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 IMAGE_INPUTS = ("h0", "first-token")
 LARGEST_IMAGE = 2048  # pixels, the side of an image
 IMAGE_NORMS = ("none", "batchnorm")
-BEAM, LENGTH_PENALTY = 5, 0.7  # of the scripts, unless their flags say otherwise: docs/results.md
+BEAM, LENGTH_PENALTY = 5, 1.0  # of the scripts, unless their flags say otherwise: docs/results.md
 EXPORT_BITS = (32, 16, 8)  # of a weight, in a file to share
 
 
