@@ -314,11 +314,12 @@ def test_the_course_notebooks_cells_run_as_they_are(cell, published, random):
 
 def test_words_that_captions_rarely_repeat_are_written_once():
     captioner, rows = tiny_captioner("lstm"), []
-    rows += [[START, 4, 5, 4, END]] * 2 + [[START, 4, 6, 6, END]] * 1 + [[START, 4, 5, 6, END]] * 18  # 4 twice: 2 of 21
+    rows += [[START, 4, 5, 4, END]] * 2 + [[START, 4, 6, 6, END]] * 1 + [[START, 4, 5, 6, END]] * 18
     rows += [[START, 7, 7, UNK, UNK]]
+    # words 4, 6 and 7 are repeated by 2 of 21, 1 of 19 and 1 of 1 captions; the special words never count
     captioner.count_repeats(torch.tensor(rows))
     names = {captioner.idx_to_word[i] for i in captioner.written_once.nonzero().flatten().tolist()}
-    assert names == {"w1"}  # index 5; 6 is repeated by 1 of 19, 7 by its only caption, and the special words never count
+    assert names == {"w1"}  # word 5
     older = {name: tensor for name, tensor in captioner.state_dict().items() if name != "written_once"}
     again = tiny_captioner("lstm")
     again.load_state_dict(older)  # files of earlier versions

@@ -155,7 +155,7 @@ def test_no_search_repeats_a_word_that_is_written_once(case, once, beam):
     table = random_table(N, L, V, seed, end_bias=end_bias)
     once = {word for word in once if word < V}
     captioner, features = TableCaptioner(table, once), torch.zeros(N, 1, 1, 1)
-    searches = [Decoding(L), Decoding(L, beam), Decoding(L, temperature=1.5), Decoding(L, top_k=3), Decoding(L, top_p=0.5)]
+    searches = [Decoding(L), Decoding(L, beam), Decoding(L, temperature=1.5), Decoding(L, top_p=0.5)]
     results = [decode(captioner, features, replace(search, no_repeats=True)) for search in searches]
     for found in results:
         check_caption(found.captions, found.log_probs, table, allow_unk=False)

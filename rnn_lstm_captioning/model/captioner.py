@@ -16,7 +16,6 @@ from .decoding import greedy_search
 from .encoder import ImageEncoder
 from .settings import IMAGE_INPUTS, IMAGE_NORMS, ModelSettings
 
-
 REPEATED = 0.05  # a word may be repeated if at least this share of the captions that have it have it twice
 
 
