@@ -89,10 +89,12 @@ class Decoding:
     def recommended(cls, **values: Any) -> "Decoding":
         """The values that are given and not None; for the others, those that write the best captions (docs/results.md):
         no repeats, and a beam of 5 and a length penalty of 1, unless words are drawn at random."""
-        given = {"no_repeats": True} | {name: value for name, value in values.items() if value is not None}
+        given: dict[str, Any] = {"no_repeats": True}
+        given |= {name: value for name, value in values.items() if value is not None}
         if given.keys() & {"temperature", "top_k", "top_p"}:
             return cls(**given)
-        return cls(**{"beam": BEAM, "length_penalty": LENGTH_PENALTY} | given)
+        defaults: dict[str, Any] = {"beam": BEAM, "length_penalty": LENGTH_PENALTY}
+        return cls(**defaults | given)
 
     @property
     def samples(self) -> bool:
