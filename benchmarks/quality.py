@@ -129,7 +129,7 @@ def read_table(path):
     """The rows of a table that this benchmark printed: name with pixels -> (minutes, CIDEr of its best search)."""
     lines = [line.strip("| ").split(" | ") for line in path.read_text(encoding="utf-8").splitlines()]
     header = next(line for line in lines if "minutes" in line and "CIDEr" in line)
-    rows = [dict(zip(header, line)) for line in lines if len(line) == len(header)]
+    rows = [dict(zip(header, line)) for line in lines if len(line) == len(header) and line != header]
     best: dict[str, tuple[float, float]] = {}
     for row in rows:
         name, cider = f"{row['cell']}, {row['pixels']} px", float(row["CIDEr"].split(" ")[0])
