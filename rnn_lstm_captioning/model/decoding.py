@@ -130,11 +130,9 @@ def greedy_search(
     max_length: int = 15,
     allow_unk: bool = False,
     beginning: Sequence[int] = (),
-    no_repeats: bool = False,
 ) -> Decoded:
     """Choose the most probable word at every step, for features (N, C, grid_h, grid_w)."""
-    decoding = Decoding(max_length, allow_unk=allow_unk, no_repeats=no_repeats)
-    return _search(captioner, features, decoding, beginning, lambda scores: scores.argmax(dim=1))
+    return _search(captioner, features, Decoding(max_length, allow_unk=allow_unk), beginning, _most_probable)
 
 
 def sampling_search(
@@ -175,7 +173,7 @@ def beam_search(captioner: Captioner, features: Tensor, decoding: Decoding, begi
     Args: features (N, C, grid_h, grid_w).
     """
     L, K, length_penalty = decoding.max_length, decoding.beam, decoding.length_penalty
-    greedy = greedy_search(captioner, features, L, decoding.allow_unk, beginning, decoding.no_repeats)
+    greedy = _search(captioner, features, decoding, beginning, _most_probable)
     if K == 1:
         return greedy
     N, device = len(features), features.device
@@ -300,6 +298,10 @@ def repeats(captioner: Captioner, written: Tensor) -> Tensor:
     once = captioner.written_once
     has = torch.zeros(*written.shape[:-1], len(once), dtype=torch.bool, device=written.device)
     return has.scatter_(-1, written, True) & once
+
+
+def _most_probable(scores):
+    return scores.argmax(dim=1)
 
 
 def _rows(tensors: State, rows: Tensor) -> State:
