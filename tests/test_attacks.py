@@ -84,7 +84,7 @@ def test_a_run_is_the_same_whatever_path_leads_to_it(way, here, monkeypatch):
     go(1)
     (here / "link").symlink_to("cv")
     score = {1: 50.0, 2: 10.0}  # the first epoch stays the best one
-    monkeypatch.setattr("rnn_lstm_captioning.training.trainer.selection_score", lambda row: score[row["epoch"]])
+    monkeypatch.setattr("rnn_lstm_captioning.training.trainer.selection_score", lambda row, _: score[row["epoch"]])
     best = weights("cv/lstm_best.pt")
     go(2, "--resume", way.format(here=here))
     assert torch.equal(weights("cv/lstm_best.pt"), best) and not list(here.glob("cv/*before*"))

@@ -18,7 +18,7 @@ from rnn_lstm_captioning.commands.common import run_command, script_for
 from rnn_lstm_captioning.data.scenes import make_scenes
 from rnn_lstm_captioning.errors import RunFailed
 from rnn_lstm_captioning.model.checkpoint import load_checkpoint, restore_captioner
-from rnn_lstm_captioning.training import trainer
+from rnn_lstm_captioning.training import batches, trainer
 
 SMALL = "--hidden-dim 16 --wordvec-dim 8 --encoder-weights none --batch-size 16 --quiet --device cpu".split()
 
@@ -102,6 +102,17 @@ def test_patience_ends_a_run_and_the_best_epoch_is_reported(scenes_file, tmp_pat
         assert [row["val_cider"] for row in csv.DictReader(file)] == ["10", "30", "20", "25"]
 
 
+def test_the_best_epoch_can_be_the_one_with_the_lowest_loss(scenes_file, tmp_path, monkeypatch, capsys):
+    ciders = iter([30.0, 10.0, 20.0])
+    monkeypatch.setattr(trainer, "validation_cider", lambda *_: next(ciders))
+    train("rnn", scenes_file, tmp_path, "--epochs", "3", "--best-by", "loss")
+    with open(tmp_path / "rnn_log.csv", encoding="utf-8") as file:
+        losses = [float(row["val_loss_per_word"]) for row in csv.DictReader(file)]
+    best = losses.index(min(losses)) + 1
+    assert best > 1  # by CIDEr it is the first
+    assert f"rnn_best.pt, epoch {best}: " in capsys.readouterr().out
+
+
 def test_images_are_captioned_without_data(trained, tmp_path, capsys):
     cell, out = trained
     Image.new("RGB", (300, 200), "blue").save(tmp_path / "blue.jpg")
@@ -166,8 +177,15 @@ def test_two_runs_with_length_batches_and_augmentation_are_identical(scenes_file
     first, second = (load_checkpoint(tmp_path / name / "rnn_last.pt") for name in ("first", "second"))
     assert first.settings["image_size"] == 98 and first.stored_size == 112
     assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
-    with pytest.raises(InputError, match="--augment can't crop 200 pixels from images of 112"):
-        train("rnn", scenes_file, tmp_path, "--augment", "--image-size", "200")
+
+
+def test_augmented_images_that_are_smaller_than_wanted_are_mirrored_and_enlarged(scenes_file, tmp_path, monkeypatch):
+    sizes = set()
+    crops = batches.random_crops
+    monkeypatch.setattr(batches, "random_crops", lambda images, size: sizes.add(size) or crops(images, size))
+    train("rnn", scenes_file, tmp_path, "--augment", "--image-size", "128", "--num-train", "8")
+    assert sizes == {112}  # the side of the stored images: nothing is cut off
+    assert load_checkpoint(tmp_path / "rnn_best.pt").settings["image_size"] == 128
 
 
 def test_a_checkpoint_of_another_cell_is_refused_and_the_right_script_is_named(trained):

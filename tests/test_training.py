@@ -8,6 +8,7 @@ from helpers import random_captions, tiny_captioner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnn_lstm_captioning import InputError
 from rnn_lstm_captioning.data.caption_file import check_captions
 from rnn_lstm_captioning.data.scenes import make_scenes
 from rnn_lstm_captioning.model.captioner import ModelSettings, build_captioner
@@ -54,6 +55,13 @@ def test_the_best_epoch_has_the_highest_cider_or_else_the_lowest_loss():
     assert selection_score({"val_loss_per_word": 2.1, "val_cider": 40.0}) > selection_score(
         {"val_loss_per_word": 2.0, "val_cider": 39.0}
     )
+
+
+def test_the_best_epoch_has_the_lowest_loss_if_that_is_wanted():
+    worse, better = {"val_loss_per_word": 2.1, "val_cider": 40.0}, {"val_loss_per_word": 2.0, "val_cider": 39.0}
+    assert selection_score(better, "loss") > selection_score(worse, "loss")
+    with pytest.raises(InputError, match="best_by is 'bleu', wanted one of cider, loss"):
+        TrainingSettings(best_by="bleu")
 
 
 def test_every_epoch_has_the_same_number_of_steps():

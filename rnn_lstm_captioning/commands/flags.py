@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ..model.settings import BEAM, EXPORT_BITS, IMAGE_INPUTS, IMAGE_NORMS, LENGTH_PENALTY
-from ..training.settings import BATCHINGS, OPTIMIZERS, PRECISIONS, SCHEDULES
+from ..training.settings import BATCHINGS, OPTIMIZERS, PRECISIONS, SCHEDULES, SCORES
 from .arguments import ArgumentParser, device, finite, name, non_negative, path, port_number, positive, probability
 
 SPLITS = ("train", "val", "test")
@@ -114,6 +114,13 @@ def train_flags(cell: str | None = None) -> ArgumentParser:
     )
     training.add_argument(
         "--weight-decay", type=non_negative(float), default=1e-2, metavar="X", help="for matrices only (%(default)s)"
+    )
+    training.add_argument(
+        "--best-by",
+        choices=SCORES,
+        default="cider",
+        help="the best epoch has the highest CIDEr of greedy validation captions, or the lowest validation loss; "
+        "without references always the loss (%(default)s)",
     )
     training.add_argument(
         "--patience",

@@ -61,6 +61,7 @@ def settings_from(args: Namespace, source: str, precision: str = "fp32") -> Sett
         warmup=args.warmup,
         clip=args.clip,
         weight_decay=args.weight_decay,
+        best_by=args.best_by,
         patience=args.patience,
         self_critical=args.self_critical,
         seed=args.seed,
@@ -82,8 +83,6 @@ def model_settings_from(args: Namespace, cell: str, stored_size: int) -> ModelSe
         raise InputError(f"--image-size {image_size} is too large; it can be at most {LARGEST_IMAGE}")
     if args.augment:  # the classic recipe crops 224 pixels from images of 256
         image_size = image_size or stored_size * 7 // 8
-        if image_size > stored_size:
-            raise InputError(f"--augment can't crop {image_size} pixels from images of {stored_size}")
     return ModelSettings(
         cell=cell,
         encoder=args.encoder,

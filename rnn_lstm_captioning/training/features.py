@@ -62,9 +62,11 @@ def prepare_training(
         images = data.splits["train"].images
         encoder.calibrate(images[:: 1 + len(images) // 64].to(device))
     distributed.broadcast_parameters(captioner)  # machines may compute another last bit
-    crop_size = encoder.image_size if settings.augment else None
-    if settings.augment and crop_size is None:
-        raise InputError("augment crops images to the image_size of the encoder, which is None: set it")
+    crop_size = None
+    if settings.augment:
+        if encoder.image_size is None:
+            raise InputError("augment crops images to the image_size of the encoder, which is None: set it")
+        crop_size = min(encoder.image_size, data.splits["train"].images.shape[-1])  # the encoder enlarges
     train = prepare_pairs(
         captioner, data, "train", feature_pass, first=settings.num_train, crop_size=crop_size, together=together
     )

@@ -8,6 +8,7 @@ BATCHINGS = ("padded", "length")
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
+SCORES = ("cider", "loss")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class TrainingSettings:
     warmup: float = 0.05  # the fraction of all steps in which the learning rate rises linearly
     clip: float = 5.0  # the largest norm of the gradient; 0: no limit
     weight_decay: float = 1e-2  # of matrices; vectors have none
+    best_by: str = "cider"  # of greedy validation captions, where there are references; or "loss"
     patience: int = 0  # stop this many epochs after the best one; 0: never
     self_critical: bool = False  # maximise the CIDEr of sampled captions (Rennie et al. 2017)
     seed: int = 0
@@ -49,6 +51,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         choices = {"batching": BATCHINGS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        choices["best_by"] = SCORES
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")

@@ -76,9 +76,9 @@ def learning_rate_factor(settings: TrainingSettings, step: int, total_steps: int
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
 
 
-def selection_score(row: dict) -> float:
-    """The best epoch has the highest score: CIDEr if it was measured, else minus the validation loss."""
-    return row.get("val_cider", -row["val_loss_per_word"])
+def selection_score(row: dict, best_by: str = "cider") -> float:
+    """The best epoch has the highest score: CIDEr if it is wanted and was measured, else minus the validation loss."""
+    return row["val_cider"] if best_by == "cider" and "val_cider" in row else -row["val_loss_per_word"]
 
 
 class Trainer:
@@ -86,8 +86,8 @@ class Trainer:
 
     Args: captioner, on its device; train and val; settings; objective, what is minimised; save, called with "last" or
         "best" and this trainer whenever a checkpoint is due; on_epoch, called with this trainer after each epoch.
-    Attributes: history, one row for each epoch; best, the row of the best epoch so far: the one with the highest CIDEr
-        of greedy captions, or with the lowest validation loss if val has no references.
+    Attributes: history, one row for each epoch; best, the row of the best epoch so far, as ``best_by`` in the
+        settings says.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class Trainer:
             row["val_cider"] = validation_cider(self.captioner, self.val, settings.batch_size, settings.precision)
         self.seconds = time.monotonic() - self.epoch_start
         self.history.append(row)
-        if self.best is None or selection_score(row) > selection_score(self.best):
+        if self.best is None or selection_score(row, settings.best_by) > selection_score(self.best, settings.best_by):
             self.best = row
             self.save("best", self)
         self.save("last", self)
