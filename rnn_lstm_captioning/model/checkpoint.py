@@ -28,6 +28,7 @@ from .settings import EXPORT_BITS, LARGEST_IMAGE, ModelSettings
 # 3 holds the weights of the affine maps as in nn.Linear; before, they were transposed
 FORMAT = 3
 CONFIDENCE = "confidence."  # in a safetensors file, begins the names of the tensors of the confidence
+SMALL_CONVOLUTION = 200_000  # weights; smaller ones have at least 16 bits in a safetensors file
 SCALE = ".scale"  # in a safetensors file, ends the name of the scales of a tensor of integers
 METADATA = "rnn_lstm_captioning"  # in a safetensors file, the key of everything except the weights
 # attribute -> its key in the file, and its type there
@@ -195,7 +196,8 @@ def export_safetensors(checkpoint: Checkpoint, path: str | Path, bits: int = 32)
     """Write the model of a checkpoint, without its training state and paths, as a safetensors file.
 
     Args: bits, of each weight of a matrix or a convolution: 32; 16, as float16; or 8, as an integer from -127 to 127
-        times a scale, one for each row. Vectors keep 32 bits.
+        times a scale, one for each row. Vectors keep 32 bits. Convolutions with fewer than SMALL_CONVOLUTION weights
+        keep at least 16: they save little, and every later layer of the CNN makes their errors larger.
     """
     tensors = _rounded({name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, bits)
     tensors |= {CONFIDENCE + name: tensor.contiguous() for name, tensor in checkpoint.confidence.items()}
@@ -241,7 +243,7 @@ def _rounded(tensors, bits):
     for name, tensor in tensors.items():
         if bits == 32 or tensor.dim() < 2 or not tensor.is_floating_point():
             found[name] = tensor
-        elif bits == 16:
+        elif bits == 16 or (tensor.dim() == 4 and tensor.numel() < SMALL_CONVOLUTION):
             found[name] = tensor.half()
         else:
             scale = tensor.abs().amax(tuple(range(1, tensor.dim())), keepdim=True).clamp(min=1e-12) / 127
