@@ -1,7 +1,9 @@
-"""How good are the captions? Train every cell with several seeds on Flickr8k, and score greedy and beam search.
+r"""How good are the captions? Train every cell with several seeds on Flickr8k, and score greedy and beam search.
 
     python -m benchmarks.quality --weights FILE --folder runs       # --cells, --sizes, --seeds, --jobs, --flags
     python -m benchmarks.quality --weights FILE --folder runs --sizes 224 --cells attn --stages finetuned self_critical
+    python -m benchmarks.quality --weights FILE --folder runs --sizes 112 --enlarge 224 --cells attn \
+        --stages finetuned self_critical
     python -m benchmarks.quality --table docs/results.md --figure docs/images/quality.png
 
 Needs datasets/flickr8k_112.pt, _224.pt and, for the later stages, _320.pt (recipes/flickr8k.args: how to build them).
@@ -38,15 +40,16 @@ SEARCHES = {
     "beam 5, length penalty 1, no repeats": [],  # the default
 }
 CELL_FLAGS = {"rnn": [], "lstm": ["--image-input", "first-token"], "attn": []}
-FINE = 320  # pixels, of the images of the later stages
+FINER = {224: 320}  # pixels, of the stored images of the first stage and of the later ones
 
 
 def folder_of(cell, size, seed, stage, args):
-    return (args.folder / "_".join(filter(None, [cell, str(size), str(seed), stage]))).resolve()
+    enlarged = args.enlarge and f"enlarged{args.enlarge}"
+    return (args.folder / "_".join(filter(None, [cell, str(size), enlarged, str(seed), stage]))).resolve()
 
 
 def pixels_of(size, stage):
-    return FINE if stage else size
+    return FINER.get(size, size) if stage else size
 
 
 def data_of(size, stage):
@@ -63,7 +66,8 @@ def call(log, args, *arguments):
 
 def score(cell, checkpoints, data, folder, args):
     """Test with every search, unless the results are already there."""
-    for search, flags in SEARCHES.items():
+    for search in args.searches:
+        flags = SEARCHES[search]
         out = folder / search.replace(" ", "")
         if not (out / "metrics.json").exists():
             flags = ["--checkpoint", *checkpoints, "--metrics", "--num-samples", "0", "--data", data, *flags]
@@ -82,6 +86,8 @@ def run(cell, size, seed, stage, args):
             before = args.stages[args.stages.index(stage) - 1]
             flags += ["--init", folder_of(cell, size, seed, before, args) / f"{cell}_best.pt"]
         recipe = "_".join(filter(None, ["flickr8k", stage]))
+        if args.enlarge or stage:
+            flags += ["--image-size", args.enlarge or pixels_of(size, stage)]
         flags += ["--data", data, *shlex.split(args.flags)]
         call(folder / "train.txt", args, f"train_{SCRIPTS[cell]}.py", f"@recipes/{recipe}.args", *flags)
         (folder / "seconds").write_text(str(time.monotonic() - start))
@@ -114,8 +120,8 @@ def read(folder, search):
     return scores | {"words": result["diversity"]["words_used"]}
 
 
-def print_row(name, size, folders, minutes, columns):
-    for search in SEARCHES:
+def print_row(name, size, folders, minutes, columns, searches):
+    for search in searches:
         results = [read(folder, search) for folder in folders]
         values = []
         for column in columns:
@@ -184,6 +190,8 @@ def main():
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, which share the threads")
     parser.add_argument("--flags", default="", help="more flags for train_*.py, in quotes")
     parser.add_argument("--stages", nargs="*", default=[], help="recipes/flickr8k_STAGE.args, one after the other")
+    parser.add_argument("--enlarge", type=int, metavar="PIXELS", help="enlarge the stored images for the CNN")
+    parser.add_argument("--searches", nargs="+", choices=list(SEARCHES), default=list(SEARCHES))
     parser.add_argument("--ensemble", action="store_true")
     parser.add_argument("--curves", type=Path)
     parser.add_argument("--figure", type=Path, help="draw the table of --table, and train nothing")
@@ -202,11 +210,15 @@ def main():
     print(f"| cell | pixels | search | {' | '.join(columns)} | minutes |\n|" + "---|" * (len(columns) + 4))
     for stage, size, cell in itertools.product(args.stages, args.sizes, args.cells):
         folders = [folder_of(cell, size, seed, stage, args) for seed in range(args.seeds)]
-        name, pixels = f"{cell} {stage.replace('_', ' ')}".strip(), pixels_of(size, stage)
+        name, pixels = f"{cell} {stage.replace('_', ' ')}".strip(), str(pixels_of(size, stage))
+        if args.enlarge:
+            pixels += f" (enlarged to {args.enlarge})"
         minutes = [minutes_of(cell, size, seed, stage, args) for seed in range(args.seeds)]
-        print_row(name, pixels, folders, min(minutes), columns)  # the fastest run was disturbed least
+        # the fastest run was disturbed least
+        print_row(name, pixels, folders, min(minutes), columns, args.searches)
         if args.ensemble:
-            print_row(f"{name}, ensemble", pixels, [run_ensemble(cell, size, stage, args)], sum(minutes), columns)
+            folder = run_ensemble(cell, size, stage, args)
+            print_row(f"{name}, ensemble", pixels, [folder], sum(minutes), columns, args.searches)
     if args.curves:
         draw_curves(args.curves, args.sizes[-1], args)
 
