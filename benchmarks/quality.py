@@ -33,11 +33,12 @@ from rnn_lstm_captioning.commands.common import SCRIPTS
 from rnn_lstm_captioning.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
+PLAIN = ["--allow-repeats", "--allow-bad-endings"]
 SEARCHES = {
-    "greedy": ["--allow-repeats", "--beam", "1"],
-    "beam 5": ["--allow-repeats", "--beam", "5", "--length-penalty", "0"],
-    "beam 5, length penalty 0.7": ["--allow-repeats", "--beam", "5", "--length-penalty", "0.7"],
-    "beam 5, length penalty 1, no repeats": [],  # the default
+    "greedy": [*PLAIN, "--beam", "1"],
+    "beam 5": [*PLAIN, "--beam", "5", "--length-penalty", "0"],
+    "beam 5, length penalty 0.7": [*PLAIN, "--beam", "5", "--length-penalty", "0.7"],
+    "default": [],  # beam 5, length penalty 1, no repeats, no bad endings
 }
 CELL_FLAGS = {"rnn": [], "lstm": ["--image-input", "first-token"], "attn": []}
 FINER = {224: 320}  # pixels, of the stored images of the first stage and of the later ones

@@ -317,10 +317,25 @@ def test_words_that_captions_rarely_repeat_are_written_once():
     rows += [[START, 4, 5, 4, END]] * 2 + [[START, 4, 6, 6, END]] * 1 + [[START, 4, 5, 6, END]] * 18
     rows += [[START, 7, 7, UNK, UNK]]
     # words 4, 6 and 7 are repeated by 2 of 21, 1 of 19 and 1 of 1 captions; the special words never count
-    captioner.count_repeats(torch.tensor(rows))
+    captioner.count_words(torch.tensor(rows))
     names = {captioner.idx_to_word[i] for i in captioner.written_once.nonzero().flatten().tolist()}
     assert names == {"w1"}  # word 5
     older = {name: tensor for name, tensor in captioner.state_dict().items() if name != "written_once"}
     again = tiny_captioner("lstm")
     again.load_state_dict(older)  # files of earlier versions
     assert not again.written_once.any()
+
+
+def test_words_that_hardly_ever_end_a_caption_are_never_last():
+    captioner, rows = tiny_captioner("lstm"), []
+    rows += [[START, 4, 5, END, NULL]] * 200 + [[START, 6, 7, END, NULL]] + [[START, UNK, 7, 6, END]] * 300
+    # word 4 is never the last of 200, word 6 only in captions that may have been cut, and once is not often enough
+    captioner.count_words(torch.tensor(rows))
+    names = {captioner.idx_to_word[i] for i in captioner.never_last.nonzero().flatten().tolist()}
+    assert names == {"w0"}  # word 4
+    captioner.count_words(torch.tensor(rows[1:]))
+    assert not captioner.never_last.any()  # one of 200 is not fewer than one of 200
+    captioner.count_words(torch.tensor([[START, 4, 5, 6, END]]))  # no caption is surely whole
+    assert not captioner.never_last.any()
+    older = {name: tensor for name, tensor in captioner.state_dict().items() if name != "never_last"}
+    tiny_captioner("lstm").load_state_dict(older)  # files of earlier versions

@@ -67,7 +67,7 @@ def test_metrics_and_baselines_are_printed_and_written(trained, tmp_path, capsys
     run_test(cell, [*checkpoint, "--metrics", "--baselines", "--beam", "2"])
     printed = capsys.readouterr().out
     assert "val: 4 images, 5 references each; decoding: max_length 15, beam 2, length_penalty 1.0" in printed
-    assert "length_penalty 1.0, no_repeats\n" in printed
+    assert "length_penalty 1.0, no_repeats, no_bad_endings\n" in printed
     for row in ("the model", "for every image", "the nearest training image's caption", "one human caption"):
         assert row in printed
     result = json.loads((tmp_path / "metrics.json").read_text())

@@ -17,10 +17,11 @@ from rnn_lstm_captioning.model.decoding import Decoding, beam_search, decode, gr
 class TableCaptioner:
     """A language model that is a table: the scores of the next word depend on image, time step and last word."""
 
-    def __init__(self, table, once=()):
+    def __init__(self, table, once=(), never_last=()):
         self.table = table  # (N, L, V, V)
-        self.written_once = torch.zeros(table.shape[-1], dtype=torch.bool)
+        self.written_once, self.never_last = torch.zeros(2, table.shape[-1], dtype=torch.bool)
         self.written_once[list(once)] = True
+        self.never_last[list(never_last)] = True
 
     def start(self, features):
         index = torch.arange(len(features))
@@ -146,6 +147,51 @@ def test_without_repeats_a_wide_beam_finds_the_best_caption_that_has_none(seed, 
         best = max(captions, key=lambda item: item[1] / item[2] ** length_penalty)
         assert tuple(found.captions[image].tolist()) == best[0]
         assert found.log_probs[image].item() == pytest.approx(best[1], abs=1e-10)  # the model's: not normalised again
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0]), st.sets(st.integers(4, 6), max_size=2), st.integers(0, 2))
+def test_without_bad_endings_a_wide_beam_finds_the_best_caption_that_ends_well(
+    seed, length_penalty, never, given_words
+):
+    L, V = 4, 7
+    table, beginning = random_table(2, L, V, seed), [4, 5][:given_words]
+    decoding = Decoding(L, 200, length_penalty, no_bad_endings=True)
+    found = beam_search(TableCaptioner(table, never_last=never), torch.zeros(2, 1, 1, 1), decoding, beginning)
+
+    def ends_well(words):
+        last = [word for word in words if word > UNK][-1:]
+        return not never & set(last) and list(words[:given_words]) == beginning
+
+    for image, log_probs in enumerate(allowed_log_probs(table, False)):
+        best = max(
+            (item for item in all_captions(log_probs, L) if ends_well(item[0])),
+            key=lambda item: item[1] / item[2] ** length_penalty,
+        )
+        assert tuple(found.captions[image].tolist()) == best[0]
+        assert found.log_probs[image].item() == pytest.approx(best[1], abs=1e-10)  # the model's: not normalised again
+
+
+@settings(max_examples=200)
+@given(cases, st.sets(st.integers(4, 8)), st.sets(st.integers(4, 8)), st.integers(1, 7))
+def test_no_search_ends_a_caption_badly_unless_no_other_word_is_left(case, never, once, beam):
+    N, L, V, seed, end_bias = case
+    table = random_table(N, L, V, seed, end_bias=end_bias)
+    never, once = ({word for word in words if word < V} for words in (never, once))
+    captioner, features = TableCaptioner(table, once, never), torch.zeros(N, 1, 1, 1)
+    searches = [Decoding(L), Decoding(L, beam), Decoding(L, temperature=1.5), Decoding(L, top_p=0.5)]
+    results = [decode(captioner, features, replace(s, no_repeats=True, no_bad_endings=True)) for s in searches]
+    for found in results:
+        check_caption(found.captions, found.log_probs, table, allow_unk=False)
+        for row in found.captions.tolist():
+            words = [word for word in row if word > UNK]
+            others = set(range(4, V)) - {word for word in words if word in once}
+            others -= never if len(words) == L - 1 else set()
+            assert not words or words[-1] not in never or not others
+    assert (results[1].log_probs >= results[0].log_probs - 1e-9).all()  # beam search and greedy search
+    for search in searches[:2]:  # nothing changes if there is nothing to forbid
+        alone = decode(TableCaptioner(table), features, replace(search, no_bad_endings=True))
+        assert torch.equal(alone.captions, decode(captioner, features, search).captions)
 
 
 @settings(max_examples=200)
@@ -285,10 +331,11 @@ def test_decode_chooses_the_search():
 
 
 def test_the_recommended_settings_are_a_beam_with_a_length_penalty_unless_words_are_drawn():
-    once = Decoding(no_repeats=True)
-    assert Decoding.recommended() == replace(once, beam=5, length_penalty=1.0)
-    assert Decoding.recommended(beam=1, max_length=None) == replace(once, beam=1, length_penalty=1.0)
-    assert Decoding.recommended(beam=3, length_penalty=0.0, no_repeats=False) == Decoding(beam=3)
-    assert Decoding.recommended(temperature=0.5, beam=None) == replace(once, temperature=0.5)
+    usual = Decoding(no_repeats=True, no_bad_endings=True)
+    assert Decoding.recommended() == replace(usual, beam=5, length_penalty=1.0)
+    assert Decoding.recommended(beam=1, max_length=None) == replace(usual, beam=1, length_penalty=1.0)
+    plain = Decoding.recommended(beam=3, length_penalty=0.0, no_repeats=False, no_bad_endings=False)
+    assert plain == Decoding(beam=3)
+    assert Decoding.recommended(temperature=0.5, beam=None) == replace(usual, temperature=0.5)
     with pytest.raises(ValueError, match="choose beam search or sampling"):
         Decoding.recommended(top_k=3, beam=2)

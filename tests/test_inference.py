@@ -88,7 +88,7 @@ def test_an_image_is_transformed_as_in_training(trained):
         assert loaded == paths and not failed and torch.equal(images, split.images)
         features = captioner.model.encode(images)
         assert captioner.model.image_encoder.image_size == 64 and features.shape[2:] == (2, 2)
-    a = captioner.caption(paths[0], beam=1, no_repeats=False)
+    a = captioner.caption(paths[0], beam=1, no_repeats=False, no_bad_endings=False)
     b = captioner.caption_images(split.images[:1])[0]
     assert a.text == b.text and a.log_prob == b.log_prob
 

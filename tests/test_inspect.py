@@ -17,7 +17,7 @@ def test_inspect_writes_every_step_of_a_caption(cell, trained_cells, tmp_path):
     checkpoint, image = str(trained_cells / f"{cell}_best.pt"), str(trained_cells / "photo.png")
     main(["--checkpoint", checkpoint, "--image", image, "--out", str(tmp_path), "--top", "3"])
     found = json.loads((tmp_path / "photo_inside.json").read_text())
-    caption = load_captioner(checkpoint, "cpu").caption(image, beam=1, no_repeats=False)
+    caption = load_captioner(checkpoint, "cpu").caption(image, beam=1, no_repeats=False, no_bad_endings=False)
     assert found["caption"] == caption.text and found["cell"] == cell
     assert sum(step["log_prob"] for step in found["steps"]) == pytest.approx(caption.log_prob, abs=1e-4)
     for step in found["steps"]:

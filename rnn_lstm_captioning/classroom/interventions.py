@@ -71,7 +71,7 @@ class Intervened:
             self.model._modules = {**model._modules, "cell": _with_held_gates(model, intervention.gates)}
         if intervention.attention is not None and not model.cell.uses_grid:
             raise InputError(f"the cell {model.cell_type} has no attention that could be changed")
-        self.written_once = model.written_once
+        self.written_once, self.never_last = model.written_once, model.never_last
 
     def start(self, features: Tensor) -> tuple[State, Tensor]:
         """features (N, C, grid_h, grid_w) -> the state, and what the cell reads; see :class:`CaptioningRNN`."""

@@ -246,6 +246,9 @@ def test_flags(cell: str | None = None) -> ArgumentParser:
     decoding.add_argument(
         "--allow-repeats", action="store_true", help='captions may repeat a word, as in "a bike next to a bike"'
     )
+    decoding.add_argument(
+        "--allow-bad-endings", action="store_true", help='captions may end with any word, as in "a man in front of a"'
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=path, metavar="DIR", help="the folder for figures (outputs; with --image: none)")
     output.add_argument("--json", action="store_true", help="with --image: print JSON")

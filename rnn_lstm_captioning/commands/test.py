@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None, cell: str | None = None) -> Non
         top_p=args.top_p,
         allow_unk=args.allow_unk,
         no_repeats=not args.allow_repeats,
+        no_bad_endings=not args.allow_bad_endings,
     )  # wrong values are refused before anything is computed
     if not args.export and (args.calibrate or args.export_bits != 32):
         raise InputError("--calibrate and --export-bits belong to --export FILE: add it, or leave them out")

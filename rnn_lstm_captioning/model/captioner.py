@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from ..cells import CELLS
 from ..cells.layers import Affine, BatchNorm, WordEmbedding
 from ..cells.losses import projected_softmax_loss
-from ..data.vocabulary import NULL, SPECIAL_TOKENS
+from ..data.vocabulary import END, NULL, SPECIAL_TOKENS
 from ..errors import InputError
 from .decoding import greedy_search
 from .encoder import ImageEncoder
 from .settings import IMAGE_INPUTS, IMAGE_NORMS, ModelSettings
 
+LAST = 0.005  # a word may end a caption if at least this share of its places in the captions is the last
 REPEATED = 0.05  # a word may be repeated if at least this share of the captions that have it have it twice
 
 
@@ -40,8 +41,8 @@ class CaptioningRNN(nn.Module):
         dropout: the probability that training sets an element of the word vectors or hidden states to zero, outside
             the recurrence (Zaremba, Sutskever and Vinyals 2014).
         feature_dropout: the same for the features: the model soon memorises a few thousand images.
-    Attributes: written_once, bool (V,): the words that :meth:`count_repeats` found to be written once in a caption;
-        ``Decoding(no_repeats=True)`` writes them once.
+    Attributes: written_once and never_last, bool (V,): the words that captions have once, and those with which none
+        ends, as :meth:`count_words` found; for ``Decoding(no_repeats=True, no_bad_endings=True)``.
     Raises: InputError (a ValueError) for an unknown cell_type, image_input or image_norm, a size below 1, or an
         input_dim that is not that of the encoder.
     """
@@ -49,6 +50,7 @@ class CaptioningRNN(nn.Module):
     feature_mean: Tensor
     feature_std: Tensor
     written_once: Tensor
+    never_last: Tensor
 
     def __init__(
         self,
@@ -98,9 +100,11 @@ class CaptioningRNN(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(C, 1, 1))
         self.register_buffer("feature_std", torch.ones(C, 1, 1))
         self.register_buffer("written_once", torch.zeros(V, dtype=torch.bool))
+        self.register_buffer("never_last", torch.zeros(V, dtype=torch.bool))
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        state_dict.setdefault(f"{prefix}written_once", self.written_once)  # older files have none
+        for name in ("written_once", "never_last"):  # older files have none
+            state_dict.setdefault(prefix + name, getattr(self, name))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     # ------------------------------------------------------------------------------- training
@@ -168,9 +172,10 @@ class CaptioningRNN(nn.Module):
         self.feature_std.copy_(features.std((0, 2, 3), correction=0).clamp(min=1e-3).view(-1, 1, 1))
 
     @torch.no_grad()
-    def count_repeats(self, captions: Tensor) -> None:
+    def count_words(self, captions: Tensor) -> None:
         """From now on, ``written_once`` has the words that captions do not repeat: of the captions that have the word,
-        fewer than one in twenty have it twice. Args: captions int64 (R, L) of training images."""
+        fewer than one in twenty have it twice. ``never_last`` has the words with which hardly a caption ends: fewer
+        than one in two hundred of their places are the last. Args: captions int64 (R, L) of training images."""
         V = len(self.word_to_idx)
         rows = torch.arange(len(captions), device=captions.device).unsqueeze(1)
         words, counts = (rows * V + captions).unique(return_counts=True)  # of each caption, its different words
@@ -178,6 +183,12 @@ class CaptioningRNN(nn.Module):
         once = repeating < REPEATED * having
         once[: len(SPECIAL_TOKENS)] = False
         self.written_once.copy_(once)
+        whole = captions[captions[:, -1] == NULL]  # the longest captions may have been cut
+        places = torch.bincount(whole.flatten(), minlength=V)
+        last = torch.bincount(whole[:, :-1][whole[:, 1:] == END], minlength=V)
+        never = last + 1 < LAST * (places + 1)  # one is added: a rare word is given the benefit of the doubt
+        never[: len(SPECIAL_TOKENS)] = False
+        self.never_last.copy_(never)
 
     def scores(self, features: Tensor, words: Tensor, image_of_caption: Tensor | None = None) -> Tensor:
         """Teacher forcing: words int64 (N, T) that begin with ``<START>`` -> scores of each next word (N, T, V)."""

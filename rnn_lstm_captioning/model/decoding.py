@@ -9,7 +9,8 @@ A caption is a sequence of words that ends with ``<END>``, or is cut at the maxi
 product of the probabilities of its words, each given the words before it. Words that are not allowed (``<NULL>``,
 ``<START>``, and ``<UNK>`` unless ``allow_unk``) are left out of the softmax. Every search takes a ``beginning``: the
 indices of the words that the caption must start with, whatever their probability. With ``no_repeats``, no search
-writes "a man rides a bike on a bike"; the probability of what it writes instead is still the captioner's.
+writes "a man rides a bike on a bike", and with ``no_bad_endings`` none stops after "a man in a"; the probability of
+what it writes instead is still the captioner's.
 """
 
 import math
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..data.vocabulary import END, NULL, START, UNK
+from ..data.vocabulary import END, NULL, SPECIAL_TOKENS, START, UNK
 from ..errors import InputError
 from .settings import BEAM, LENGTH_PENALTY
 
@@ -33,6 +34,10 @@ class Captioner(Protocol):
     @property
     def written_once(self) -> Tensor:
         """bool (V,): the words that a caption has once at most; only ``no_repeats`` reads it."""
+
+    @property
+    def never_last(self) -> Tensor:
+        """bool (V,): the words with which no caption ends; only ``no_bad_endings`` reads it."""
 
     def start(self, features: Tensor) -> tuple[State, Tensor]: ...
 
@@ -55,6 +60,7 @@ class Decoding:
         allow_unk: captions may contain ``<UNK>``.
         no_repeats: a caption has a word once at most, except those that captions often have twice, such as "a" (see
             :attr:`CaptioningRNN.written_once`).
+        no_bad_endings: a caption never ends with a word such as "a" or "of" (see :attr:`CaptioningRNN.never_last`).
     Raises: InputError (a ValueError) for a value out of range, or a beam together with sampling.
     """
 
@@ -66,6 +72,7 @@ class Decoding:
     top_p: float | None = None
     allow_unk: bool = False
     no_repeats: bool = False
+    no_bad_endings: bool = False
 
     def __post_init__(self) -> None:
         counts = {"max_length": self.max_length, "beam": self.beam}
@@ -88,8 +95,8 @@ class Decoding:
     @classmethod
     def recommended(cls, **values: Any) -> "Decoding":
         """The values that are given and not None; for the others, those that write the best captions (docs/results.md):
-        no repeats, and a beam of 5 and a length penalty of 1, unless words are drawn at random."""
-        given: dict[str, Any] = {"no_repeats": True}
+        no repeats, no bad endings, and a beam of 5 and a length penalty of 1, unless words are drawn at random."""
+        given: dict[str, Any] = {"no_repeats": True, "no_bad_endings": True}
         given |= {name: value for name, value in values.items() if value is not None}
         if given.keys() & {"temperature", "top_k", "top_p"}:
             return cls(**given)
@@ -100,6 +107,11 @@ class Decoding:
     def samples(self) -> bool:
         """Whether words are drawn at random."""
         return (self.temperature, self.top_k, self.top_p) != (None, None, None)
+
+    @property
+    def forbids(self) -> bool:
+        """Whether some words are left out that a captioner could choose."""
+        return self.no_repeats or self.no_bad_endings
 
 
 class Decoded(NamedTuple):
@@ -192,8 +204,8 @@ def beam_search(captioner: Captioner, features: Tensor, decoding: Decoding, begi
         if t < len(beginning):
             others = torch.arange(scores.shape[1], device=device) != beginning[t]
             step_log_probs = step_log_probs.masked_fill(others, -torch.inf)
-        elif decoding.no_repeats:
-            step_log_probs = step_log_probs.masked_fill(repeats(captioner, captions[:, :, :t]), -torch.inf)
+        elif decoding.forbids:
+            step_log_probs = step_log_probs.masked_fill(forbidden(captioner, captions[:, :, :t], decoding), -torch.inf)
         # an ended caption is only padded with <NULL>, which does not change its probability
         step_log_probs = step_log_probs.masked_fill(ended.unsqueeze(2), -torch.inf)
         step_log_probs[..., NULL].masked_fill_(ended, 0)
@@ -254,8 +266,8 @@ def _search(
         scores, state, weights = next_scores(captioner, words, state, image, allow_unk)
         if t < len(beginning):
             words = torch.full_like(words, beginning[t])
-        elif decoding.no_repeats:
-            words = choose(scores.masked_fill(repeats(captioner, captions[alive, :t]), -torch.inf))
+        elif decoding.forbids:
+            words = choose(scores.masked_fill(forbidden(captioner, captions[alive, :t], decoding), -torch.inf))
         else:
             words = choose(scores)
         captions[alive, t] = words
@@ -293,11 +305,19 @@ def allowed(scores: Tensor, allow_unk: bool = False) -> Tensor:
     return scores
 
 
-def repeats(captioner: Captioner, written: Tensor) -> Tensor:
-    """The words that would be repeats after those that are written, int64 (..., t) -> bool (..., V)."""
-    once = captioner.written_once
-    has = torch.zeros(*written.shape[:-1], len(once), dtype=torch.bool, device=written.device)
-    return has.scatter_(-1, written, True) & once
+def forbidden(captioner: Captioner, written: Tensor, decoding: Decoding) -> Tensor:
+    """The words that a search may not write after those that are written, int64 (..., t) -> bool (..., V)."""
+    *rows, t = written.shape
+    found = torch.zeros(*rows, len(captioner.written_once), dtype=torch.bool, device=written.device)
+    if decoding.no_repeats:
+        found = found.scatter_(-1, written, True) & captioner.written_once
+    if decoding.no_bad_endings:
+        if t == decoding.max_length - 1:  # the last word
+            found = found | captioner.never_last
+        if t:
+            nothing_left = found[..., len(SPECIAL_TOKENS) :].all(-1)
+            found[..., END] = captioner.never_last[written[..., -1]] & ~nothing_left
+    return found
 
 
 def _most_probable(scores):

@@ -45,6 +45,11 @@ class Ensemble(nn.Module):
         """bool (V,): the words that no captioner writes twice."""
         return torch.stack([captioner.written_once for captioner in self.captioners]).all(0)
 
+    @property
+    def never_last(self) -> Tensor:
+        """bool (V,): the words with which no captioner ends a caption."""
+        return torch.stack([captioner.never_last for captioner in self.captioners]).all(0)
+
     def encode(self, images: Tensor) -> Tensor:
         """images (N, 3, S, S) -> the features of all captioners (N, K)."""
         return self.join([captioner.encode(images) for captioner in self.captioners])

@@ -71,7 +71,7 @@ def prepare_training(
         captioner, data, "train", feature_pass, first=settings.num_train, crop_size=crop_size, together=together
     )
     val = prepare_pairs(captioner, data, "val", feature_pass)
-    captioner.count_repeats(train.captions.to(device))
+    captioner.count_words(train.captions.to(device))
     if new:
         standardize_features(captioner, train)
     return train, val
