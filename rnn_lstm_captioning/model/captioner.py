@@ -186,7 +186,7 @@ class CaptioningRNN(nn.Module):
         whole = captions[captions[:, -1] == NULL]  # the longest captions may have been cut
         places = torch.bincount(whole.flatten(), minlength=V)
         last = torch.bincount(whole[:, :-1][whole[:, 1:] == END], minlength=V)
-        never = last + 1 < LAST * (places + 1)  # one is added: a rare word is given the benefit of the doubt
+        never = last + 1 < LAST * (places + 1)  # one is added: a rare word may end a caption
         never[: len(SPECIAL_TOKENS)] = False
         self.never_last.copy_(never)
 
