@@ -130,6 +130,15 @@ def test_the_strictest_sampling_is_greedy_search(values):
     assert torch.equal(found.captions, greedy_search(captioner, features, 5).captions)
 
 
+def check_best(found, table, L, length_penalty, fits):
+    """For every image, found is the best of the captions that fit."""
+    for image, log_probs in enumerate(allowed_log_probs(table, False)):
+        captions = [item for item in all_captions(log_probs, L) if fits(item[0])]
+        best = max(captions, key=lambda item: item[1] / item[2] ** length_penalty)
+        assert tuple(found.captions[image].tolist()) == best[0]
+        assert found.log_probs[image].item() == pytest.approx(best[1], abs=1e-10)  # the model's: not normalised again
+
+
 @settings(max_examples=60)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 1.0]), st.sets(st.integers(4, 6)), st.integers(0, 2))
 def test_without_repeats_a_wide_beam_finds_the_best_caption_that_has_none(seed, length_penalty, once, given_words):
@@ -142,11 +151,7 @@ def test_without_repeats_a_wide_beam_finds_the_best_caption_that_has_none(seed, 
         new = [word for t, word in enumerate(words) if t >= given_words and word in words[:t]]
         return not once & set(new) and list(words[:given_words]) == beginning
 
-    for image, log_probs in enumerate(allowed_log_probs(table, False)):
-        captions = [item for item in all_captions(log_probs, L) if has_no_repeats(item[0])]
-        best = max(captions, key=lambda item: item[1] / item[2] ** length_penalty)
-        assert tuple(found.captions[image].tolist()) == best[0]
-        assert found.log_probs[image].item() == pytest.approx(best[1], abs=1e-10)  # the model's: not normalised again
+    check_best(found, table, L, length_penalty, has_no_repeats)
 
 
 @settings(max_examples=60)
@@ -163,13 +168,7 @@ def test_without_bad_endings_a_wide_beam_finds_the_best_caption_that_ends_well(
         last = [word for word in words if word > UNK][-1:]
         return not never & set(last) and list(words[:given_words]) == beginning
 
-    for image, log_probs in enumerate(allowed_log_probs(table, False)):
-        best = max(
-            (item for item in all_captions(log_probs, L) if ends_well(item[0])),
-            key=lambda item: item[1] / item[2] ** length_penalty,
-        )
-        assert tuple(found.captions[image].tolist()) == best[0]
-        assert found.log_probs[image].item() == pytest.approx(best[1], abs=1e-10)  # the model's: not normalised again
+    check_best(found, table, L, length_penalty, ends_well)
 
 
 @settings(max_examples=200)

@@ -16,7 +16,7 @@ from .decoding import greedy_search
 from .encoder import ImageEncoder
 from .settings import IMAGE_INPUTS, IMAGE_NORMS, ModelSettings
 
-LAST = 0.005  # a word may end a caption if at least this share of its places in the captions is the last
+LAST = 0.005  # a word may end a caption if it is the last word in at least this share of its occurrences
 REPEATED = 0.05  # a word may be repeated if at least this share of the captions that have it have it twice
 
 
@@ -174,8 +174,8 @@ class CaptioningRNN(nn.Module):
     @torch.no_grad()
     def count_words(self, captions: Tensor) -> None:
         """From now on, ``written_once`` has the words that captions do not repeat: of the captions that have the word,
-        fewer than one in twenty have it twice. ``never_last`` has the words with which hardly a caption ends: fewer
-        than one in two hundred of their places are the last. Args: captions int64 (R, L) of training images."""
+        fewer than one in twenty have it twice. ``never_last`` has the words that hardly ever end a caption: they are
+        its last word in fewer than one of two hundred occurrences. Args: captions int64 (R, L) of training images."""
         V = len(self.word_to_idx)
         rows = torch.arange(len(captions), device=captions.device).unsqueeze(1)
         words, counts = (rows * V + captions).unique(return_counts=True)  # of each caption, its different words
@@ -184,9 +184,9 @@ class CaptioningRNN(nn.Module):
         once[: len(SPECIAL_TOKENS)] = False
         self.written_once.copy_(once)
         whole = captions[captions[:, -1] == NULL]  # the longest captions may have been cut
-        places = torch.bincount(whole.flatten(), minlength=V)
+        occurrences = torch.bincount(whole.flatten(), minlength=V)
         last = torch.bincount(whole[:, :-1][whole[:, 1:] == END], minlength=V)
-        never = last + 1 < LAST * (places + 1)  # one is added: a rare word may end a caption
+        never = last + 1 < LAST * (occurrences + 1)  # one is added: a rare word may end a caption
         never[: len(SPECIAL_TOKENS)] = False
         self.never_last.copy_(never)
 

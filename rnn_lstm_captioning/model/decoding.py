@@ -307,16 +307,17 @@ def allowed(scores: Tensor, allow_unk: bool = False) -> Tensor:
 
 def forbidden(captioner: Captioner, written: Tensor, decoding: Decoding) -> Tensor:
     """The words that a search may not write after those that are written, int64 (..., t) -> bool (..., V)."""
+    once, never_last = captioner.written_once, captioner.never_last
     *rows, t = written.shape
-    found = torch.zeros(*rows, len(captioner.written_once), dtype=torch.bool, device=written.device)
+    found = torch.zeros(*rows, len(once), dtype=torch.bool, device=written.device)
     if decoding.no_repeats:
-        found = found.scatter_(-1, written, True) & captioner.written_once
+        found = found.scatter_(-1, written, True) & once
     if decoding.no_bad_endings:
         if t == decoding.max_length - 1:  # the last word
-            found = found | captioner.never_last
-        if t:
+            found = found | never_last
+        if t:  # a caption may not end now if its newest word is never last; it must, if no other word is left
             nothing_left = found[..., len(SPECIAL_TOKENS) :].all(-1)
-            found[..., END] = captioner.never_last[written[..., -1]] & ~nothing_left
+            found[..., END] = never_last[written[..., -1]] & ~nothing_left
     return found
 
 

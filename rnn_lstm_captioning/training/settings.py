@@ -50,8 +50,13 @@ class TrainingSettings:
     quiet: bool = False  # no progress bars
 
     def __post_init__(self) -> None:
-        choices = {"batching": BATCHINGS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
-        choices["best_by"] = SCORES
+        choices = {
+            "batching": BATCHINGS,
+            "optimizer": OPTIMIZERS,
+            "schedule": SCHEDULES,
+            "precision": PRECISIONS,
+            "best_by": SCORES,
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")
